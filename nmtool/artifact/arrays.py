@@ -1,0 +1,181 @@
+"""The Zarr policy, and the only user of Zarr: what is written can't be read wrong without an error.
+
+Zarr v3, no shards, no compressor, chunks of about 8 MiB, ``bytes(little)`` + ``crc32c``, NaN fill for floats. Missing
+chunks read as fill values in Zarr, so completeness is the file table's business: arrays are read only from an artifact
+whose table was checked, and every chunk file is looked for.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nmtool.artifact.open import Artifact
+from nmtool.errors import CorruptError, DataError
+
+if TYPE_CHECKING:
+    from nmtool.artifact.stage import Staging
+
+CHUNK_BYTES = 8 << 20
+_AGAIN = "make the artifact again with --force"
+_DTYPES = {"float16", "float32", "float64", "int64", "uint16", "bool"}
+
+
+def rows_per_chunk(dim: int, dtype: npt.DTypeLike) -> int:
+    """Rows of ``dim`` values that make a chunk of about 8 MiB; at least one."""
+    return max(1, CHUNK_BYTES // (dim * np.dtype(dtype).itemsize))
+
+
+def _fill(dtype: np.dtype[Any]) -> Any:
+    if dtype.kind == "f":
+        return float("nan")
+    return False if dtype.kind == "b" else (-1 if dtype.kind == "i" else 0)
+
+
+class ArrayWriter:
+    """Writes one array chunk by chunk through a staging folder; knows which chunks are there already.
+
+    Args:
+        staging: where the run works.
+        store: the Zarr store's folder below ``data/`` (``features.zarr``).
+        name: the array's path in the store (``train/features``).
+        shape: full shape; chunks run along the first axis.
+        dtype: element type.
+        chunk_rows: rows a chunk.
+    """
+
+    def __init__(
+        self, staging: Staging, store: str, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, chunk_rows: int
+    ) -> None:
+        import zarr
+        from zarr.codecs import BytesCodec, Crc32cCodec
+        from zarr.storage import LocalStore
+
+        class Sealing(LocalStore):
+            """A local store whose every write goes through the staging: hashed, fsynced, journalled."""
+
+            async def _set(self, key: str, value: Any, exclusive: bool = False) -> None:
+                if not (exclusive and staging.has(f"{store}/{key}")):
+                    staging.write(f"{store}/{key}", value.as_buffer_like())
+
+            def set_sync(self, key: str, value: Any) -> None:
+                staging.write(f"{store}/{key}", value.as_buffer_like())
+
+        chunk_rows = max(1, min(chunk_rows, shape[0]))
+        self.rows, self.chunk_rows = shape[0], chunk_rows
+        self._staging, self._chunks = staging, f"{store}/{name}/c"
+        self._shape = shape
+        folder = staging.path / "data" / store
+        staging._make_parents(f"data/{store}/x")
+        sealing = Sealing(folder)
+        if staging.has(f"{store}/{name}/zarr.json"):
+            self._array = zarr.open_array(sealing, path=name, mode="r+")
+        else:
+            _groups(staging, store, name)
+            kind = np.dtype(dtype)
+            self._array = zarr.create_array(
+                sealing,
+                name=name,
+                shape=shape,
+                chunks=(chunk_rows, *shape[1:]),
+                dtype=kind,
+                serializer=BytesCodec(endian="little") if kind.itemsize > 1 else BytesCodec(endian=None),
+                compressors=[Crc32cCodec()],
+                filters=None,
+                fill_value=_fill(kind),
+                config={"write_empty_chunks": True},
+            )
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks the array has."""
+        return -(-self.rows // self.chunk_rows)
+
+    def bounds(self, chunk: int) -> tuple[int, int]:
+        """First and past-the-last row of a chunk."""
+        return chunk * self.chunk_rows, min((chunk + 1) * self.chunk_rows, self.rows)
+
+    def is_done(self, chunk: int) -> bool:
+        """Whether a chunk is written and journalled."""
+        return self._staging.has(self._chunks + f"/{chunk}" + "/0" * (len(self._shape) - 1))
+
+    def write(self, chunk: int, block: npt.NDArray[Any]) -> None:
+        """Write a whole chunk. Partial chunks are refused: they would be read, changed and written."""
+        start, stop = self.bounds(chunk)
+        if block.shape != (stop - start, *self._shape[1:]):
+            raise DataError(f"a block of shape {block.shape} for rows {start} to {stop}", f"{stop - start} rows")
+        self._array[start:stop] = block
+
+
+def _groups(staging: Staging, store: str, name: str) -> None:
+    """Group metadata of the store and of each folder above the array."""
+    body = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}}, indent=2).encode()
+    parts = name.split("/")[:-1]
+    for depth in range(len(parts) + 1):
+        path = "/".join([store, *parts[:depth], "zarr.json"])
+        if not staging.has(path):
+            staging.write(path, body)
+
+
+def read_array(artifact: Artifact, store: str, name: str, start: int = 0, stop: int | None = None) -> Any:
+    """Rows ``start:stop`` of an array, checksums verified; raises ``CorruptError`` where a chunk is damaged."""
+    import zarr
+    from zarr.storage import LocalStore
+
+    root = artifact.path / "data" / store
+    shape, chunk_rows = array_shape(artifact, store, name)
+    stop = shape[0] if stop is None else min(stop, shape[0])
+    tail = "/0" * (len(shape) - 1)
+    array = zarr.open_array(LocalStore(root, read_only=True), path=name, mode="r")
+    block = np.empty((max(stop - start, 0), *shape[1:]), dtype=array.dtype)
+    row = start
+    while row < stop:  # chunk by chunk: a damaged one is named, and no other read is left in flight
+        chunk = row // chunk_rows
+        until = min((chunk + 1) * chunk_rows, stop)
+        path = root / name / f"c/{chunk}{tail}"
+        try:
+            block[row - start : until - start] = array[row:until]
+        except (ValueError, OSError, RuntimeError) as error:
+            raise CorruptError(f"{path} is damaged ({error})", "the chunk as it was written", _AGAIN) from None
+        # After the read, not before: a file that vanished meanwhile has been read as fill values.
+        if not path.is_file():
+            raise CorruptError(f"{path} is missing", "every chunk of the array", _AGAIN)
+        row = until
+    return block
+
+
+def array_shape(artifact: Artifact, store: str, name: str) -> tuple[tuple[int, ...], int]:
+    """Shape and rows a chunk, from metadata that must be of this policy; raises ``CorruptError``."""
+    meta = artifact.json(f"{store}/{name}/zarr.json")
+    where = f"{artifact.path}/data/{store}/{name}/zarr.json"
+    if not isinstance(meta, dict) or meta.get("zarr_format") != 3 or meta.get("data_type") not in _DTYPES:
+        raise CorruptError(f"{where} is not of this format", "Zarr v3, a plain number type")
+    codecs = [c.get("name") for c in meta.get("codecs", [])]
+    if codecs != ["bytes", "crc32c"]:
+        raise CorruptError(f"{where} names codecs {codecs}", "bytes and crc32c alone")
+    shape = tuple(int(n) for n in meta["shape"])
+    chunk = tuple(int(n) for n in meta["chunk_grid"]["configuration"]["chunk_shape"])
+    count = sum(1 for e in artifact.files if e.path.startswith(f"data/{store}/{name}/c/"))
+    if len(shape) < 1 or chunk[1:] != shape[1:] or count != -(-shape[0] // chunk[0]):
+        raise CorruptError(
+            f"{where} speaks of shape {shape} in chunks {chunk}, {count} chunk files", "one file a chunk"
+        )
+    return shape, chunk[0]
+
+
+def split_names(artifact: Artifact, store: str) -> list[str]:
+    """The splits of a feature store: every group that holds an array named ``features``."""
+    tail = "/features/zarr.json"
+    head = f"data/{store}/"
+    return sorted(
+        e.path[len(head) : -len(tail)] for e in artifact.files if e.path.startswith(head) and e.path.endswith(tail)
+    )
+
+
+def store_path(artifact: Artifact, store: str) -> Path:
+    """Where a Zarr store of an artifact lies."""
+    return artifact.path / "data" / store

@@ -1,0 +1,476 @@
+"""Making an artifact: private staging, a journal, resumption of a dead run's work, commit by directory rename.
+
+The order on disk is: file (private name, fsync, rename), journal line (fsync), table, manifest, folders (fsync),
+rename of the whole directory. Whoever is killed at any instant leaves no artifact or a whole one, and a staging folder
+that the next run of the same recipe adopts. Locks only save duplicate work. The only writer of artifacts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import secrets
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from nmtool import __version__
+from nmtool.artifact import format as fmt
+from nmtool.artifact.format import FileEntry, Manifest, sha256, slug
+from nmtool.artifact.key import Recipe
+from nmtool.artifact.lock import Owner, advisory_lock, is_dead, this_process
+from nmtool.artifact.memo import Memo
+from nmtool.artifact.open import Artifact, is_artifact, open_artifact, walk_data
+from nmtool.errors import BusyError, CannotCreateError, CorruptError, NmtoolError
+from nmtool.records import ArtifactRef
+
+STAGING = ".nmtool-staging"
+
+
+class Reporter(Protocol):
+    """Where a stage says how it is going; the console is one."""
+
+    def info(self, message: str) -> None:
+        """A line of news."""
+
+    def warning(self, message: str) -> None:
+        """Something the user should know."""
+
+    def progress(self, total: int, what: str) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+        """A bar over ``total`` units; the function it yields advances it."""
+
+
+class Silence:
+    """A reporter that says nothing: for use from Python."""
+
+    def info(self, message: str) -> None:
+        """Nothing."""
+
+    def warning(self, message: str) -> None:
+        """Nothing."""
+
+    @contextlib.contextmanager
+    def progress(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
+        """No bar."""
+        yield lambda done: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What a stage needs beside its configuration; none of it changes a number.
+
+    Attributes:
+        store: where artifacts go that have no ``out``.
+        out: the artifact's own path, or None.
+        force: make it again even where it is there.
+        dry_run: plan only.
+        lock_wait: seconds to wait for another run of the same recipe.
+        command: the command as typed, for the manifest.
+        report: where news goes.
+        memo: remembered digests.
+    """
+
+    store: Path = Path("nmruns")
+    out: Path | None = None
+    force: bool = False
+    dry_run: bool = False
+    lock_wait: float = 0.0
+    command: str = ""
+    report: Reporter = field(default_factory=Silence)
+    memo: Memo = field(default_factory=lambda: Memo(None))
+
+
+class Staging:
+    """A private folder in which one run makes one artifact. Thread-safe."""
+
+    def __init__(self, path: Path, done: dict[str, FileEntry], resumed: int) -> None:
+        self.path = path
+        self.resumed = resumed
+        self._done = done
+        self._guard = threading.Lock()
+
+    def has(self, name: str) -> bool:
+        """Whether ``data/NAME`` is written and journalled, by this run or by the one it goes on for."""
+        return f"data/{name}" in self._done
+
+    def read(self, name: str) -> bytes:
+        """A payload file that is written already."""
+        return (self.path / "data" / name).read_bytes()
+
+    def write(self, name: str, data: bytes | bytearray | memoryview) -> None:
+        """Write ``data/NAME`` whole: private name, fsync, rename, then the journal line."""
+        path = fmt.check_inside(f"data/{name}")
+        self._make_parents(path)
+        _put(self.path, path, data)
+        entry = FileEntry(path=path, size=len(data), sha256=sha256(data))
+        with self._guard:
+            self._done[path] = entry
+            self._journal(entry)
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Keep a checkpoint: private work that the next run may go on from and that is no payload."""
+        self._make_parents(f"work/{name}")
+        _put(self.path, f"work/{name}", data)
+
+    def kept(self, name: str) -> bytes | None:
+        """A checkpoint of this run or of the one it goes on for."""
+        try:
+            return (self.path / "work" / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing worth adopting."""
+        return not self._done and not (self.path / "work").exists()
+
+    def entries(self) -> tuple[FileEntry, ...]:
+        """The payload so far."""
+        return tuple(sorted(self._done.values()))
+
+    def _make_parents(self, path: str) -> None:
+        """Create folders below the staging folder one by one: if the staging itself is gone, another run took it."""
+        folder = self.path
+        for part in path.split("/")[:-1]:
+            folder = folder / part
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            except FileNotFoundError:
+                raise BusyError(f"{self.path} is gone", "this run's own staging folder", "run it again") from None
+
+    def _journal(self, entry: FileEntry) -> None:
+        line = fmt.canonical({"path": entry.path, "size": entry.size, "sha256": entry.sha256}) + b"\n"
+        fd = os.open(self.path / "journal.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            _write_all(fd, line)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
+    view = memoryview(data).cast("B")
+    while view:
+        written = os.write(fd, view)
+        if written == 0:
+            raise OSError(28, "short write")
+        view = view[written:]
+
+
+def _put(root: Path, path: str, data: bytes | bytearray | memoryview) -> None:
+    """Durable whole-file write below ``root``: exclusive private name, fsync, rename."""
+    temporary = root / f"{path}.{secrets.token_hex(8)}.tmp"
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except FileNotFoundError:
+        raise BusyError(f"{root} is gone", "this run's own staging folder", "run it again") from None
+    try:
+        try:
+            _write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, root / path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def fsync_folder(path: Path) -> None:
+    """fsync a directory; network file systems may not know how (EINVAL), which is let pass; EIO is not."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (22, 95):  # EINVAL, EOPNOTSUPP
+            raise
+    finally:
+        os.close(fd)
+
+
+def produce(
+    session: Session,
+    recipe: Recipe,
+    *,
+    name: str,
+    config: Mapping[str, object],
+    build: Callable[[Staging], Mapping[str, object]],
+    origin: Mapping[str, object] | None = None,
+    work: str = "",
+) -> ArtifactRef:
+    """Return the artifact of a recipe: the one that is there, or the one that ``build`` makes now.
+
+    Args:
+        session: where it goes, and how.
+        recipe: what is asked; its key names the artifact.
+        name: a readable name for its folder.
+        config: the resolved settings, for the manifest.
+        build: writes the payload into the staging it is given and returns the summary. It is called only on a miss, and
+            imports what is heavy itself.
+        origin: where the inputs were read from, as the user gave them; in neither key nor content.
+        work: in words, what a miss has to do (for ``--dry-run``).
+
+    Raises:
+        CannotCreateError: the path is taken by something else.
+        BusyError: another run makes the same, for longer than ``lock_wait``.
+        CorruptError: what is there is damaged.
+    """
+    key = recipe.key
+    out = session.out if session.out is not None else session.store / recipe.kind / f"{slug(name)}-{key[7:23]}"
+    hit = _find(out, recipe, session)
+    if hit is not None and not session.force:
+        with contextlib.suppress(OSError):  # for make: a hit is as good as new
+            os.utime(hit.path / fmt.MANIFEST)
+        return hit.ref()
+    if session.dry_run:
+        return ArtifactRef(
+            path=out, kind=recipe.kind, key=key, content="", cached=False, seconds=0.0, planned=True, work=work
+        )
+    began = time.monotonic()
+    with _locked(out, session):
+        if not session.force:
+            hit = _find(out, recipe, session)
+            if hit is not None:
+                return hit.ref(seconds=time.monotonic() - began)
+        staging = _adopt(out, key) or _create(out, key, recipe)
+        if staging.resumed:
+            session.report.info(f"going on where an interrupted run stopped ({staging.resumed} files are there)")
+        try:
+            summary = build(staging)
+            artifact = _commit(staging, out, recipe, config, summary, origin or {}, session, began)
+        except BaseException:
+            if staging.is_empty():
+                shutil.rmtree(staging.path, ignore_errors=True)
+            raise
+    return artifact.ref(cached=False, seconds=time.monotonic() - began)
+
+
+def _find(out: Path, recipe: Recipe, session: Session) -> Artifact | None:
+    """The artifact at ``out`` if it answers the recipe; None if nothing is there or ``--force`` may replace it."""
+    if not os.path.lexists(out):
+        return None
+    if not is_artifact(out):
+        if out.is_dir() and not out.is_symlink() and not any(out.iterdir()):
+            return None  # rename(2) takes an empty directory's place
+        raise CannotCreateError(f"{out} exists and is no artifact", "a free path", "choose another -o")
+    try:
+        artifact = open_artifact(out)
+    except CorruptError:
+        if session.force:
+            return None
+        raise
+    if artifact.manifest.key == recipe.key:
+        return artifact
+    if session.force:
+        return None
+    raise CannotCreateError(
+        f"{out} holds another recipe's artifact (key {artifact.manifest.key[7:23]})",
+        f"key {recipe.key[7:23]}",
+        f"nmtool why {out} tells its recipe; --force replaces it, or choose another -o",
+    )
+
+
+@contextlib.contextmanager
+def _locked(out: Path, session: Session) -> Iterator[None]:
+    parent = out.parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise CannotCreateError(f"{parent} is no directory", "a folder to put the artifact in") from None
+    folder = _staging_folder(parent)
+    lock = folder / f"{out.name}.lock"
+    try:
+        with advisory_lock(lock, session.lock_wait, out.name):
+            try:
+                yield
+            finally:
+                # Safe while the lock is held: a waiter sees that the name is another file, and opens that.
+                with contextlib.suppress(OSError):
+                    lock.unlink()
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only where nothing is left in it
+
+
+def _staging_folder(parent: Path) -> Path:
+    folder = parent / STAGING
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _prefix(out: Path, key: str) -> str:
+    return f"{out.name}~{key[7:23]}~"
+
+
+def _create(out: Path, key: str, recipe: Recipe) -> Staging:
+    for attempt in range(100):
+        folder = _staging_folder(out.parent)
+        path = folder / (_prefix(out, key) + secrets.token_hex(16))
+        try:
+            path.mkdir()
+        except FileNotFoundError:
+            # Another run of this folder just ended and swept the empty staging folder away.
+            time.sleep(0.001 * attempt)
+            continue
+        _put(path, "owner.json", this_process().to_bytes())
+        _put(path, "recipe.json", fmt.canonical(recipe.to_json()))
+        return Staging(path, {}, 0)
+    raise CannotCreateError(f"{out.parent / STAGING} keeps vanishing", "a folder that stays")
+
+
+def _adopt(out: Path, key: str) -> Staging | None:
+    """Take over the staging of a provably dead run of the same recipe, by rename: one adopter wins."""
+    folder = out.parent / STAGING
+    prefix = _prefix(out, key)
+    best: Staging | None = None
+    for theirs in sorted(folder.glob("*")):
+        if not theirs.name.startswith(prefix) or not theirs.is_dir():
+            continue
+        try:
+            owner = Owner.from_bytes((theirs / "owner.json").read_bytes())
+        except OSError:
+            owner = None
+        if not is_dead(owner):
+            continue
+        mine = folder / (prefix + secrets.token_hex(16))
+        try:
+            theirs.rename(mine)
+        except OSError:
+            continue  # another adopter was faster
+        with contextlib.suppress(OSError):
+            (mine / "owner.json").unlink()
+        _put(mine, "owner.json", this_process().to_bytes())
+        staging = _reopen(mine)
+        if best is None:
+            best = staging
+        elif len(staging.entries()) > len(best.entries()):
+            shutil.rmtree(best.path, ignore_errors=True)
+            best = staging
+        else:
+            shutil.rmtree(mine, ignore_errors=True)
+    return best
+
+
+def _reopen(path: Path) -> Staging:
+    """Believe of a dead run's folder only what its journal says and the files confirm; remove the rest."""
+    done: dict[str, FileEntry] = {}
+    with contextlib.suppress(FileNotFoundError):
+        for line in (path / "journal.jsonl").read_bytes().split(b"\n"):
+            try:
+                row = json.loads(line)
+                entry = FileEntry(path=fmt.check_inside(row["path"]), size=row["size"], sha256=row["sha256"])
+            except (ValueError, KeyError, TypeError, NmtoolError):
+                continue  # a torn last line
+            done[entry.path] = entry
+    sizes = dict(walk_data(path))
+    for name in list(done):
+        if sizes.get(name) != done[name].size:
+            del done[name]
+    names = sorted(done)
+    # A sample is enough to catch a disk that lost what was fsynced; verify --full reads everything.
+    for name in {*names[:1], *names[-1:], *([secrets.choice(names)] if names else [])}:
+        if sha256((path / name).read_bytes()) != done[name].sha256:
+            del done[name]
+    for name in sizes:
+        if name not in done:
+            (path / name).unlink()
+    return Staging(path, done, len(done) + len(list(path.glob("work/*"))))
+
+
+def _commit(
+    staging: Staging,
+    out: Path,
+    recipe: Recipe,
+    config: Mapping[str, object],
+    summary: Mapping[str, object],
+    origin: Mapping[str, object],
+    session: Session,
+    began: float,
+) -> Artifact:
+    entries = staging.entries()
+    found = dict(walk_data(staging.path))
+    if found != {e.path: e.size for e in entries}:
+        strange = sorted(set(found) ^ {e.path for e in entries})[:3]
+        raise CorruptError(f"the staging folder and its journal differ ({', '.join(strange)})", "", "run it again")
+    table = fmt.table_bytes(entries)
+    manifest = Manifest(
+        kind=recipe.kind,
+        key=recipe.key,
+        content=sha256(table),
+        nmtool=__version__,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        command=session.command,
+        config=dict(config),
+        inputs=recipe.inputs,
+        recipe=recipe.to_json(),
+        summary=dict(summary),
+        origin=dict(origin),
+        made=_made(staging.resumed, time.monotonic() - began),
+        files={"count": len(entries), "bytes": sum(e.size for e in entries), "table_sha256": sha256(table)},
+    )
+    readme = f"A {recipe.kind} artifact of nmtool {__version__}.\nnmtool show and nmtool verify read it.\n"
+    _put(staging.path, fmt.README, readme.encode())
+    _put(staging.path, fmt.TABLE, table)
+    _put(staging.path, fmt.MANIFEST, manifest.to_bytes())
+    _seal_folder(staging.path)
+    return _publish(staging, out, recipe, session)
+
+
+def _seal_folder(path: Path) -> None:
+    """Remove what is no part of the artifact, make the payload read-only, and make all names durable."""
+    for name in ("owner.json", "journal.jsonl", "recipe.json"):
+        (path / name).unlink(missing_ok=True)
+    shutil.rmtree(path / "work", ignore_errors=True)
+    for folder, _, files in os.walk(path):
+        for name in files:
+            file = Path(folder) / name
+            file.chmod(file.stat().st_mode & 0o555)
+        fsync_folder(Path(folder))
+
+
+def _publish(staging: Staging, out: Path, recipe: Recipe, session: Session) -> Artifact:
+    """Rename the staging folder into place; where another run was first, verify theirs and return it."""
+    trash: Path | None = None
+    if session.force and os.path.lexists(out):
+        trash = staging.path.with_name(f"trash~{secrets.token_hex(16)}")
+        out.rename(trash)
+    try:
+        os.rename(staging.path, out)
+    except OSError as error:
+        if trash is not None:
+            trash.rename(out)
+            raise
+        if error.errno not in (17, 39, 20):  # EEXIST, ENOTEMPTY, ENOTDIR
+            raise
+        winner = _find(out, recipe, session)
+        shutil.rmtree(staging.path, ignore_errors=True)
+        if winner is None:
+            raise CannotCreateError(f"{out} was taken while working", "a free path") from None
+        return winner
+    fsync_folder(out.parent)
+    if trash is not None:
+        shutil.rmtree(trash, ignore_errors=True)
+    return open_artifact(out)
+
+
+def _made(resumed: int, seconds: float) -> dict[str, Any]:
+    """Which software made it, and how long it took: of what is loaded already, so that nothing is imported for it."""
+    versions: dict[str, Any] = {"python": platform.python_version(), "seconds": round(seconds, 3), "resumed": resumed}
+    for module in ("numpy", "torch", "timm", "zarr", "sklearn"):
+        loaded = sys.modules.get(module)
+        if loaded is not None:
+            versions[module] = str(getattr(loaded, "__version__", ""))
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "get_num_threads"):
+        versions["threads"] = torch.get_num_threads()
+    return versions

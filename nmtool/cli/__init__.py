@@ -1,0 +1,126 @@
+"""The command line: flags → Config → room.run → one line on stdout, and an exit code. Nothing is computed here.
+
+Importing this package loads no torch, timm, zarr or scikit-learn; a room's ``run`` is imported inside its command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import signal
+import sys
+import traceback
+import types
+import warnings
+from collections.abc import Iterator
+
+from nmtool.console import Console
+from nmtool.errors import NmtoolError, StoppedError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE}
+
+
+def main() -> None:
+    """Entry point of ``nmtool`` and ``python -m nmtool``."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line and return its exit code; an expected error is one message on stderr."""
+    import typer
+
+    from nmtool.cli.app import app, console_from
+
+    console = console_from(argv)
+    with _stop_on_sigterm(), warnings.catch_warnings():
+        if not console.verbose:
+            warnings.simplefilter("ignore")
+        try:
+            code = app(argv, standalone_mode=False)
+            sys.stdout.flush()
+            return code if isinstance(code, int) else 0
+        except NmtoolError as error:
+            console.error(str(error))
+            return error.exit_code
+        except BaseException as error:
+            if isinstance(error, typer.Exit):
+                return error.exit_code
+            return _unwind(error, console)
+
+
+def _unwind(error: BaseException, console: Console) -> int:
+    """The exit code of an error that is not ours: usage, a signal, the operating system, or a defect."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stderr.write(f"{error}\n")
+        return 2
+    usage = _usage_message(error)
+    if usage is not None:
+        console.error(usage)
+        return 2
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
+        console.error("stopped by Ctrl-C; what was finished is kept, run the same command to go on")
+        return 130
+    if isinstance(error, StoppedError):
+        console.error("stopped by SIGTERM; what was finished is kept, run the same command to go on")
+        return 143
+    if isinstance(error, BrokenPipeError):
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        return 141
+    if isinstance(error, OSError):
+        return _system(error, console)
+    if isinstance(error, MemoryError):
+        console.error(f"out of memory ({error}); try a smaller --batch-size or fewer --workers")
+        return 74
+    text = "".join(traceback.format_exception(error))
+    sys.stderr.write(text)
+    console.error(f"this is a defect of nmtool: {type(error).__name__}: {error}")
+    return 1
+
+
+def _usage_message(error: BaseException) -> str | None:
+    """The message of a click or typer usage error, whichever of their classes it is."""
+    if hasattr(error, "format_message") and getattr(error, "exit_code", None) in (1, 2):
+        context = getattr(error, "ctx", None)
+        hint = f"; see {context.command_path} --help" if context is not None else ""
+        return str(error.format_message()).rstrip(".") + hint
+    return None
+
+
+def _system(error: OSError, console: Console) -> int:
+    """sysexits for errors of the operating system; an unforeseen one is a defect."""
+    where = f"{error.filename}: " if error.filename else ""
+    what = f"{where}{error.strerror or error}"
+    if error.errno in _FULL:
+        console.error(f"{what}; what was finished is kept; free some space and run the same command to go on")
+        return 74
+    if error.errno in (errno.EACCES, errno.EPERM):
+        console.error(f"{what}; check who owns it, or choose another -o or --store")
+        return 77
+    if error.errno in (errno.ENOENT, errno.EISDIR) and error.filename:
+        console.error(what)
+        return 66
+    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
+        console.error(what)
+        return 73
+    sys.stderr.write("".join(traceback.format_exception(error)))
+    console.error(f"this is a defect of nmtool, or of the file system: {what}")
+    return 74 if error.errno else 1
+
+
+@contextlib.contextmanager
+def _stop_on_sigterm() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C does, so that journals are kept and nothing is left half-written."""
+
+    def stop(number: int, frame: types.FrameType | None) -> None:
+        raise StoppedError()
+
+    try:
+        previous = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,182 @@
+"""The service verbs: show, verify, why."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nmtool.console import escape
+from nmtool.errors import UsageError
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only on stderr.")]
+_Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More on stderr.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the application."""
+    app.command("show")(show)
+    app.command("verify")(verify)
+    app.command("why")(why)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def show(
+    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="Path of an artifact.")],
+    config: Annotated[bool, typer.Option("--config", help="Print the settings as TOML that makes it again.")] = False,
+    json_: _Json = False,
+    quiet: _Quiet = False,
+    verbose: _Verbose = False,
+) -> None:
+    """What an artifact is, and what it was made from."""
+    from nmtool.artifact.open import open_artifact
+
+    opened = open_artifact(Path(artifact))
+    m = opened.manifest
+    if config:
+        stage = str(m.recipe["stage"])
+        _say(f"[{stage}]\n" + "\n".join(f"{k} = {_toml(v)}" for k, v in m.config.items() if v is not None))
+        return
+    if json_:
+        body: dict[str, Any] = json.loads((opened.path / "manifest.json").read_text(encoding="utf-8"))
+        _say(json.dumps({"artifact": str(opened.path), **body}, ensure_ascii=False))
+        return
+    _say(f"{m.kind}  {escape(str(opened.path))}")
+    _say(f"  key      {m.key}\n  content  {m.content}")
+    _say(f"  made     {m.created} by nmtool {m.nmtool} in {m.made.get('seconds', '?')} s")
+    _say(f"  files    {m.files['count']}, {_size(int(m.files['bytes']))}")
+    for given in m.inputs:
+        _say(f"  from     {given.role}: {given.kind} {given.content[:23]}")
+    for title, section in (("settings", m.config), ("summary", m.summary)):
+        _say(f"  {title}")
+        for line in _lines(section, "    "):
+            _say(line)
+    if m.kind == "labels":
+        from nmtool.inject_noise.draw import matrix_text
+
+        _say(matrix_text(opened))
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    return json.dumps(value)
+
+
+def _lines(body: Mapping[str, Any], indent: str) -> list[str]:
+    """A mapping as indented lines, long lists cut."""
+    lines = []
+    for name, value in body.items():
+        label = escape(str(name))
+        if isinstance(value, Mapping) and value:
+            lines += [f"{indent}{label}", *_lines(value, indent + "  ")]
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            lines.append(f"{indent}{label}")
+            for item in value[:20]:
+                text = ", ".join(f"{k} {_short(v)}" for k, v in item.items() if v is not None)
+                lines.append(f"{indent}  {escape(text)}")
+            if len(value) > 20:
+                lines.append(f"{indent}  … and {len(value) - 20} more")
+        elif value is not None:
+            lines.append(f"{indent}{label}  {escape(_short(value))}")
+    return lines
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, list):
+        shown = ", ".join(_short(v) for v in value[:12])
+        return shown + (f", … ({len(value)})" if len(value) > 12 else "")
+    return str(value)
+
+
+def verify(
+    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="Path of an artifact.")],
+    full: Annotated[bool, typer.Option("--full", help="Hash every file again.")] = False,
+    slice_: Annotated[
+        str | None, typer.Option("--slice", metavar="I/N", help="Hash every N-th file, beginning with the I-th.")
+    ] = None,
+    json_: _Json = False,
+    quiet: _Quiet = False,
+    verbose: _Verbose = False,
+) -> None:
+    """Check an artifact; exit 76 where anything is wrong.
+
+    Without flags: the seal, the file table, names and sizes. With --full or --slice the bytes, too.
+    """
+    from nmtool.artifact import open as opening
+
+    if full and slice_:
+        raise UsageError("--full and --slice together", "one of them")
+    part = (1, 1) if full else opening.parse_slice(slice_) if slice_ else None
+    opened = opening.open_artifact(Path(artifact))
+    result = opening.verify(opened, part) if part else opening.Verified(files=0, of=len(opened.files), bytes=0)
+    level = "full" if full else f"slice {slice_}" if slice_ else "light"
+    if json_:
+        body = {
+            "artifact": str(opened.path),
+            "kind": opened.manifest.kind,
+            "key": opened.manifest.key,
+            "content": opened.manifest.content,
+            "ok": True,
+            "level": level,
+            "files": result.of,
+            "hashed": result.files,
+            "bytes": result.bytes,
+        }
+        _say(json.dumps(body, ensure_ascii=False))
+        return
+    read = (
+        f"{result.files} of {result.of} files hashed, {_size(result.bytes)}" if part else f"{result.of} files in place"
+    )
+    _say(f"ok {escape(str(opened.path))}: {level} check, {read}")
+
+
+def why(
+    a: Annotated[str, typer.Argument(metavar="A", help="Path of an artifact.")],
+    b: Annotated[str | None, typer.Argument(metavar="B", help="Another; without it A's recipe is printed.")] = None,
+    json_: _Json = False,
+    quiet: _Quiet = False,
+    verbose: _Verbose = False,
+) -> None:
+    """What differs between two recipes.
+
+    Why the one is no cache hit for the other: the leaves of the recipes that differ.
+    """
+    from nmtool.artifact.key import differences, leaves
+    from nmtool.artifact.open import open_artifact
+
+    first = open_artifact(Path(a)).manifest
+    if b is None:
+        for path, value in leaves(first.recipe):
+            _say(f"{escape(path)} = {escape(_toml(value))}")
+        return
+    second = open_artifact(Path(b)).manifest
+    rows = differences(first.recipe, second.recipe)
+    if json_:
+        listed = [{"path": path, "a": left, "b": right} for path, left, right in rows]
+        _say(json.dumps({"a": str(a), "b": str(b), "same": not rows, "differences": listed}, ensure_ascii=False))
+        return
+    for path, left, right in rows:
+        _say(f"{escape(path)}: {escape(_toml(left))} → {escape(_toml(right))}")
+    if not rows:
+        same = "and the same content" if first.content == second.content else "but other content"
+        _say(f"the same recipe, {same}")

@@ -1,0 +1,1 @@
+"""Where samples come from: data URIs, their splits and rows, and the safe decoding of images."""
