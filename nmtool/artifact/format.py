@@ -189,6 +189,14 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     try:
         inputs = tuple(InputRef(**i) for i in body.pop("inputs"))
         body.pop("format")
-        return Manifest(inputs=inputs, **body)
+        manifest = Manifest(inputs=inputs, **body)
     except (KeyError, TypeError) as error:
         raise CorruptError(f"{where} lacks a field ({error})", "a manifest of this format") from None
+    if manifest.to_bytes() != data:  # white space is sealed, too: any changed bit is a changed file
+        raise CorruptError(f"{where} is not written as nmtool writes it", "an unchanged manifest")
+    return manifest
+
+
+def readme_bytes(kind: str, version: str) -> bytes:
+    """``README.txt``: two lines for whoever finds the folder."""
+    return f"A {kind} artifact of nmtool {version}.\nnmtool show and nmtool verify read it.\n".encode()

@@ -19,6 +19,7 @@ from nmtool.artifact.format import (
     parse,
     parse_manifest,
     parse_table,
+    readme_bytes,
     sha256,
 )
 from nmtool.errors import CorruptError, DataError, InputMissingError, UsageError
@@ -98,6 +99,8 @@ def open_artifact(path: Path, kind: str | tuple[str, ...] = ()) -> Artifact:
         raise CorruptError(f"{path / TABLE} is not the table that the manifest seals", manifest.content, _AGAIN)
     files = parse_table(table, str(path / TABLE))
     check_files(path, files)
+    if _read_regular(path / README, cap=4096) != readme_bytes(manifest.kind, manifest.nmtool):
+        raise CorruptError(f"{path / README} has other bytes than were written", "an unchanged artifact", _AGAIN)
     return Artifact(path=path, manifest=manifest, files=files)
 
 

@@ -418,8 +418,7 @@ def _commit(
         made=_made(staging.resumed, time.monotonic() - began),
         files={"count": len(entries), "bytes": sum(e.size for e in entries), "table_sha256": sha256(table)},
     )
-    readme = f"A {recipe.kind} artifact of nmtool {__version__}.\nnmtool show and nmtool verify read it.\n"
-    _put(staging.path, fmt.README, readme.encode())
+    _put(staging.path, fmt.README, fmt.readme_bytes(recipe.kind, __version__))
     _put(staging.path, fmt.TABLE, table)
     _put(staging.path, fmt.MANIFEST, manifest.to_bytes())
     _seal_folder(staging.path)

@@ -45,7 +45,7 @@ class Dataset(Protocol):
         """Sample ``row`` as RGB uint8 [H, W, 3], the caller's own copy.
 
         Raises:
-            BrokenSample: it can't be decoded safely, or is not what was indexed; the message names the sample by its id.
+            BrokenSample: it can't be decoded safely, or is not what was indexed; the message names its id.
             DataError: samples of this kind are no images.
         """
 

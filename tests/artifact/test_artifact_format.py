@@ -120,12 +120,8 @@ def test_any_changed_byte_of_a_manifest_is_noticed(data: st.DataObject) -> None:
     where = data.draw(st.integers(0, len(original) - 1))
     changed = bytearray(original)
     changed[where] ^= 1 << data.draw(st.integers(0, 7))
-    try:
-        same = parse_manifest(bytes(changed), "it")
-    except NmtoolError:
-        return
-    # White space is no part of what is sealed: the record must then be the same.
-    assert same == parse_manifest(original, "it")
+    with pytest.raises(NmtoolError):
+        parse_manifest(bytes(changed), "it")
 
 
 def test_a_newer_format_is_refused_by_name() -> None:

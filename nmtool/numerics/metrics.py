@@ -1,0 +1,112 @@
+"""What a head's predictions are worth: accuracy, macro-F1, mean per class, confusion, calibration.
+
+All of them are fractions in [0, 1], not percentages. They refuse empty and unequal inputs, and unlabelled rows (-1):
+whoever calls decides what to leave out. The module needs numpy alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nmtool.errors import DataError
+
+Index = NDArray[np.int64]
+
+
+def _classes_of(values: ArrayLike, name: str) -> Index:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.size == 0:
+        raise DataError(f"{name} of shape {array.shape}", "one dimension, not empty")
+    if array.dtype.kind not in "iu":
+        raise DataError(f"{name} of dtype {array.dtype}", "whole numbers")
+    if array.min() < 0:
+        raise DataError(f"{name} with class {array.min()}", "0 or more", "leave unlabelled rows out")
+    return array.astype(np.int64)
+
+
+def _pair(predicted: ArrayLike, y: ArrayLike) -> tuple[Index, Index]:
+    guess, truth = _classes_of(predicted, "predictions"), _classes_of(y, "labels")
+    if guess.size != truth.size:
+        raise DataError(f"{guess.size} predictions and {truth.size} labels", "as many of one as of the other")
+    return guess, truth
+
+
+def accuracy(predicted: ArrayLike, y: ArrayLike) -> float:
+    """Share of predictions that are right; both [N].
+
+    Raises:
+        DataError: empty, of unequal length, not whole numbers of 0 or more.
+    """
+    guess, truth = _pair(predicted, y)
+    return float((guess == truth).mean())
+
+
+def confusion(predicted: ArrayLike, y: ArrayLike, classes: int) -> Index:
+    """Counts [classes, classes] int64: true class by row, predicted class by column.
+
+    Raises:
+        DataError: as :func:`accuracy`, or a class of ``classes`` or more.
+    """
+    guess, truth = _pair(predicted, y)
+    highest = max(int(guess.max()), int(truth.max()))
+    if highest >= classes:
+        raise DataError(f"class {highest}", f"less than the number of classes, {classes}")
+    return np.bincount(truth * classes + guess, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
+
+
+def macro_f1(predicted: ArrayLike, y: ArrayLike, classes: int) -> float:
+    """Mean over classes of F1 = 2 TP / (2 TP + FP + FN).
+
+    Classes that occur in neither ``y`` nor ``predicted`` are left out, as sklearn's ``f1_score(average="macro",
+    zero_division=0)`` does; a class that occurs in one of them only has F1 0. The F1 that NMTune's Table 1 prints is
+    about half of this and can't be compared with it.
+
+    Raises:
+        DataError: as :func:`confusion`.
+    """
+    counts = confusion(predicted, y, classes)
+    occurrences = counts.sum(axis=0) + counts.sum(axis=1)  # 2 TP + FP + FN
+    there = occurrences > 0
+    return float((2 * np.diag(counts)[there] / occurrences[there]).mean())
+
+
+def mean_per_class(predicted: ArrayLike, y: ArrayLike) -> float:
+    """Mean recall over the classes present in ``y`` (balanced accuracy).
+
+    Raises:
+        DataError: as :func:`accuracy`.
+    """
+    guess, truth = _pair(predicted, y)
+    totals = np.bincount(truth)
+    hits = np.bincount(truth[guess == truth], minlength=totals.size)
+    there = totals > 0
+    return float((hits[there] / totals[there]).mean())
+
+
+def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
+    """Mean distance of confidence and accuracy over equal-width bins, weighted by their sizes (Guo et al. 2017, Eq. 3).
+
+    Args:
+        confidence: [N] probability of the predicted class, in [0, 1].
+        correct: [N] bool or 0/1: was the prediction right.
+        bins: number of bins; bin b is ((b - 1)/bins, b/bins], the first takes 0 too.
+
+    Returns:
+        in [0, 1].
+
+    Raises:
+        DataError: empty, of unequal length, confidence out of range, fewer than one bin.
+    """
+    level, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    if level.ndim != 1 or level.size == 0 or level.shape != right.shape:
+        raise DataError(f"confidence of shape {level.shape}, correct of shape {right.shape}", "[N] each, N above 0")
+    if not ((level >= 0) & (level <= 1)).all():
+        raise DataError(f"confidence from {level.min()} to {level.max()}", "numbers from 0 to 1")
+    if not ((right == 0) | (right == 1)).all():
+        raise DataError("correct with values other than 0 and 1", "booleans")
+    if bins < 1:
+        raise DataError(f"{bins} bins", "1 or more")
+    index = np.searchsorted(np.linspace(0.0, 1.0, bins + 1)[1:], level, side="left")
+    gaps = np.bincount(index, weights=right - level, minlength=bins)
+    return float(np.abs(gaps).sum() / level.size)
