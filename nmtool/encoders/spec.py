@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:

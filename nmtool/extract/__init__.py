@@ -1,0 +1,1 @@
+"""Stage ``extract``: samples through an encoder, or ready-made features as they are, into a feature store."""

@@ -1,0 +1,197 @@
+"""Row-addressed writing of a feature store: row i is sample i for ever, broken or not.
+
+Chunks are written behind the encoder by one thread and a short queue. The marks of a chunk (which rows failed, and why)
+are kept before the chunk itself, and a chunk without them is made again. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nmtool.artifact import arrays, typed
+from nmtool.artifact.format import canonical
+from nmtool.artifact.stage import Staging
+from nmtool.errors import DataError
+from nmtool.records import SampleIndex
+
+# 8 MiB of a short feature is tens of thousands of rows: too much to lose to a kill. 4096 rows bound what is done again.
+MOST_ROWS = 4096
+Block = npt.NDArray[np.floating[Any]]
+
+
+def chunk_rows(dim: int, dtype: npt.DTypeLike) -> int:
+    """Rows a chunk: about 8 MiB, at most 4096."""
+    return min(arrays.rows_per_chunk(dim, dtype), MOST_ROWS)
+
+
+def stored(block: npt.NDArray[Any], dtype: npt.DTypeLike, where: str) -> Block:
+    """A block in its stored type; raises ``DataError`` where a finite value does not fit (float16 ends at 65504)."""
+    with np.errstate(over="ignore"):
+        out: Block = block.astype(dtype)
+    if np.any(np.isinf(out) & np.isfinite(block)):
+        peak = float(np.abs(block[np.isfinite(block)]).max())
+        raise DataError(
+            f"a feature of {peak:.6g} in {where}", f"values that fit {np.dtype(dtype).name}", "take --dtype float32"
+        )
+    return out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Some consecutive rows, ready to be written: chunk number, features, and by row why it failed."""
+
+    number: int
+    features: Block
+    errors: Mapping[int, str]
+
+
+class SplitWriter:
+    """The feature array of one split: which chunks are there, and the marks of each.
+
+    Args:
+        staging: where the run works.
+        index: the split's rows.
+        dim: length of a feature vector.
+        dtype: stored type, float32 or float16.
+    """
+
+    def __init__(self, staging: Staging, index: SampleIndex, dim: int, dtype: str) -> None:
+        self._staging, self.index = staging, index
+        rows = chunk_rows(dim, dtype)
+        self.array = arrays.ArrayWriter(
+            staging, typed.STORE, f"{index.split}/features", (len(index), dim), np.dtype(dtype), rows
+        )
+        self.errors: dict[int, str] = {}
+        self._ready = {number for number in range(self.array.chunks) if self._recall(number)}
+
+    def _mark(self, number: int) -> str:
+        return f"marks/{self.index.split}/{number}.json"
+
+    def _recall(self, number: int) -> bool:
+        kept = self._staging.kept(self._mark(number))
+        if kept is None or not self.array.is_done(number):
+            return False
+        self.errors.update({int(row): text for row, text in json.loads(kept).items()})
+        return True
+
+    def is_done(self, number: int) -> bool:
+        """Whether a chunk and its marks were written by an earlier run of this recipe."""
+        return number in self._ready
+
+    def write(self, chunk: Chunk) -> None:
+        """Write a chunk: marks first."""
+        self._staging.keep(self._mark(chunk.number), canonical({str(r): t for r, t in chunk.errors.items()}))
+        self.array.write(chunk.number, chunk.features)
+        self.errors.update(chunk.errors)
+
+    def finish(self) -> npt.NDArray[np.bool_]:
+        """Write the labels and marks of the split; returns ``ok``, bool [n].
+
+        Raises:
+            DataError: no row at all could be used.
+        """
+        n = len(self.index)
+        ok = np.ones(n, dtype=bool)
+        ok[list(self.errors)] = False
+        if not ok.any():
+            first = self.errors[min(self.errors)]
+            raise DataError(f"none of the {n} samples of split {self.index.split} could be used (first: {first})")
+        for name, values in (("labels", self.index.labels.values), ("ok", ok)):
+            path = f"{self.index.split}/{name}"
+            writer = arrays.ArrayWriter(
+                self._staging, typed.STORE, path, (n,), values.dtype, arrays.rows_per_chunk(1, values.dtype)
+            )
+            for number in range(writer.chunks):
+                start, stop = writer.bounds(number)
+                writer.write(number, values[start:stop])
+        return ok
+
+
+@dataclass(slots=True)
+class Behind:
+    """Writes chunks in a thread while the next ones are encoded; at most two wait. A context manager.
+
+    Attributes:
+        write_s: seconds spent writing, in the thread.
+        blocked_s: seconds that the caller waited for it.
+    """
+
+    write_s: float = 0.0
+    blocked_s: float = 0.0
+    _queue: queue.Queue[tuple[SplitWriter, Chunk] | None] = field(default_factory=lambda: queue.Queue(maxsize=2))
+    _problem: BaseException | None = None
+    _thread: threading.Thread | None = None
+
+    def __enter__(self) -> Behind:
+        self._thread = threading.Thread(target=self._work, name="nmtool-writer", daemon=True)
+        self._thread.start()
+        return self
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            began = time.perf_counter()
+            try:
+                if self._problem is None:  # after a failure only the queue is emptied, so that nobody waits for ever
+                    item[0].write(item[1])
+            except BaseException as error:
+                self._problem = error
+            self.write_s += time.perf_counter() - began
+
+    def put(self, writer: SplitWriter, chunk: Chunk) -> None:
+        """Hand over a chunk; raises what the thread met."""
+        began = time.perf_counter()
+        if self._problem is not None:
+            raise self._problem
+        self._queue.put((writer, chunk))
+        self.blocked_s += time.perf_counter() - began
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait until everything handed over is written, also when the caller failed: it is work done."""
+        began = time.perf_counter()
+        self._queue.put(None)
+        assert self._thread is not None
+        self._thread.join()
+        self.blocked_s += time.perf_counter() - began
+        if self._problem is not None and error is None:
+            raise self._problem
+
+
+def finish(staging: Staging, writers: Sequence[SplitWriter], classes: Sequence[str]) -> dict[str, object]:
+    """Write labels, marks, ``samples.parquet`` and ``classes.json`` once all chunks are there.
+
+    Returns:
+        By split: rows ``n``, ``classes`` it may have, rows ``skipped``, and its ``digest``.
+    """
+    ok = [writer.finish() for writer in writers]
+    indexes = [writer.index for writer in writers]
+    columns: dict[str, Any] = {
+        "row": np.concatenate([np.arange(len(index), dtype=np.int64) for index in indexes]),
+        "sample": [sample for index in indexes for sample in index.ids],
+        "split": [index.split for index in indexes for _ in index.ids],
+        "label": np.concatenate([index.labels.values for index in indexes]),
+        "ok": np.concatenate(ok),
+        "error": [writer.errors.get(row, "") for writer in writers for row in range(len(writer.index))],
+    }
+    staging.write(typed.SAMPLES_TABLE, typed.parquet_bytes(columns))
+    typed.write_classes(staging, classes)
+    return {
+        writer.index.split: {
+            "n": len(writer.index),
+            "classes": len(writer.index.labels.classes),
+            "skipped": len(writer.errors),
+            "digest": writer.index.digest,
+        }
+        for writer in writers
+    }

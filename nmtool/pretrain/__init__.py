@@ -1,0 +1,1 @@
+"""Stage ``pretrain``: train an architecture from scratch on clean or noisy labels, into a ``backbone`` artifact."""

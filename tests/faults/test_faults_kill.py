@@ -1,0 +1,69 @@
+"""P1, P2: kill -9 at any moment leaves no artifact or a whole one, and the rerun ends with an uninterrupted run's content."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nmtool.artifact.open import open_artifact, verify
+
+KILLER = Path(__file__).parent / "killer.py"
+KILLS = 20  # in each of the two stages: 40 in all
+
+
+def killed(folder: Path, seed: int, kills: int, longest: float, *argv: object) -> dict[str, int]:
+    command = [sys.executable, str(KILLER), str(seed), str(kills), str(longest), *map(str, argv)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["code"] == 0, (folder / "attempts.err").read_text()[-3000:]
+    return dict(told)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough small images for some ten chunks."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("pictures")
+    X = rng.integers(0, 255, (12_000, 16, 16, 3), dtype=np.uint8)
+    np.savez(folder / "x.npz", X_train=X, y_train=rng.integers(0, 4, len(X)), X_test=X[:500], y_test=rng.integers(0, 4, 500))
+    return folder / "x.npz"
+
+
+def test_extract_survives_being_killed(pictures: Path, tmp_path: Path, ok: Callable) -> None:
+    argv = ("extract", "timm:test_resnet", f"arrays:{pictures}", "--untrained", "--image-size", "16", "--workers", "1")
+    whole = ok(*argv, "-o", "whole", "--json").json
+    assert whole["splits"]["train"]["n"] == 12_000
+    arena = tmp_path / "arena"
+    arena.mkdir()
+    told = killed(arena, 1, KILLS, 1.2, *argv, "-o", "out")
+    assert told["kills"] >= 5
+    assert told["kept"] > 0, "no kill fell between two chunks: nothing was shown"
+    assert told["rewritten"] == 0
+    artifact = open_artifact(arena / "out")
+    verify(artifact, (1, 1))
+    assert artifact.manifest.content == whole["content"]
+    assert artifact.manifest.made["resumed"] > 0
+    assert sorted(p.name for p in arena.iterdir()) == ["attempts.err", "out"]
+
+
+def test_pretrain_survives_being_killed(pictures: Path, tmp_path: Path, ok: Callable) -> None:
+    argv = ("pretrain", "digits", "--split", "pretrain", "--arch", "test_resnet", "--image-size", "16", "--epochs", "12")
+    whole = ok(*argv, "-o", "whole", "--json", env={"OMP_NUM_THREADS": "1"}).json
+    arena = tmp_path / "arena"
+    arena.mkdir()
+    told = killed(arena, 2, KILLS, 2.5, *argv, "-o", "out")
+    assert told["kills"] >= 5
+    artifact = open_artifact(arena / "out")
+    verify(artifact, (1, 1))
+    assert artifact.manifest.content == whole["content"]
+    assert artifact.manifest.made["resumed"] > 0
+    assert sorted(p.name for p in arena.iterdir()) == ["attempts.err", "out"]
