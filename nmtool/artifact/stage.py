@@ -8,6 +8,7 @@ that the next run of the same recipe adopts. Locks only save duplicate work. The
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import platform
@@ -29,10 +30,20 @@ from nmtool.artifact.key import Recipe
 from nmtool.artifact.lock import Owner, advisory_lock, is_dead, this_process
 from nmtool.artifact.memo import Memo
 from nmtool.artifact.open import Artifact, is_artifact, open_artifact, walk_data
-from nmtool.errors import BusyError, CannotCreateError, CorruptError, NmtoolError
+from nmtool.errors import (
+    BusyError,
+    CannotCreateError,
+    CorruptError,
+    DataError,
+    DivergedError,
+    InputMissingError,
+    NmtoolError,
+    UsageError,
+)
 from nmtool.records import ArtifactRef
 
 STAGING = ".nmtool-staging"
+_FINAL = (DataError, DivergedError, InputMissingError, UsageError)
 
 
 class Reporter(Protocol):
@@ -229,6 +240,8 @@ def produce(
     out = session.out if session.out is not None else session.store / recipe.kind / f"{slug(name)}-{key[7:23]}"
     hit = _find(out, recipe, session)
     if hit is not None and not session.force:
+        if session.dry_run:
+            return dataclasses.replace(hit.ref(), planned=True)
         with contextlib.suppress(OSError):  # for make: a hit is as good as new
             os.utime(hit.path / fmt.MANIFEST)
         return hit.ref()
@@ -248,8 +261,9 @@ def produce(
         try:
             summary = build(staging)
             artifact = _commit(staging, out, recipe, config, summary, origin or {}, session, began)
-        except BaseException:
-            if staging.is_empty():
+        except BaseException as error:
+            # What the same recipe would run into again is not worth keeping; what stopped it from outside is.
+            if staging.is_empty() or isinstance(error, _FINAL):
                 shutil.rmtree(staging.path, ignore_errors=True)
             raise
     return artifact.ref(cached=False, seconds=time.monotonic() - began)

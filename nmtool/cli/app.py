@@ -203,12 +203,8 @@ def _tell(outcome: ArtifactRef | list[ArtifactRef], *, as_json: bool, console: A
     """stdout: the path of each artifact, or one JSON object."""
     refs = outcome if isinstance(outcome, list) else [outcome]
     for ref in refs:
-        if ref.cached:
-            console.info(
-                f"{ref.kind} are there already: {ref.path}"
-                if ref.kind[-1] == "s"
-                else f"{ref.kind} is there already: {ref.path}"
-            )
+        if ref.cached and not ref.planned:
+            console.info(f"{ref.kind} {'are' if ref.kind.endswith('s') else 'is'} there already: {ref.path}")
     if as_json:
         bodies = [_json_of(ref) for ref in refs]
         body = bodies[0]

@@ -92,7 +92,9 @@ class TableFile:
         import pyarrow.parquet
 
         try:
-            table = pyarrow.parquet.read_table(self.path, columns=[column], partitioning=None)
+            # Without threads: a process that ends while Arrow's pool is still starting is aborted.
+            with pyarrow.parquet.ParquetFile(self.path, pre_buffer=False) as file:
+                table = file.read(columns=[column], use_threads=False)
             cells: list[Any] = table.column(0).to_pylist()
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise self.damaged(error) from None

@@ -290,11 +290,13 @@ def cleansed(rounds: list[dict[str, Any]], clean: Any) -> dict[str, Any]:
     noisy = noise.symmetric(clean, 0.4, 10, rng=rng)
     count = len(clean)
     parts = [(r["run"], k) for r in rounds for k in range(3)]
+    selected = rng.random(count * len(parts)) < 0.5
     return {
         "run": np.repeat([run for run, _ in parts], count),
         "round": np.repeat([k for _, k in parts], count),
         "row": np.tile(np.arange(count), len(parts)),
-        "selected": rng.random(count * len(parts)) < 0.5,
+        "selected": selected,
+        "drawn": selected & (rng.random(count * len(parts)) < 0.8),
         "noisy": np.tile(noisy, len(parts)),
         "clean": np.tile(clean, len(parts)),
     }

@@ -174,11 +174,14 @@ def test_cleansing_rounds_against_counts_by_hand() -> None:
         "run": np.array([0, 0, 0, 0, 0, 0, 0, 0]),
         "round": np.array([0, 0, 0, 0, 1, 1, 1, 1]),
         "selected": np.array([True, True, False, False, True, True, True, False]),
+        "drawn": np.array([True, False, False, False, True, False, True, False]),
         "noisy": np.array([1, 2, 1, 0, 1, 2, 1, 0]),
         "clean": np.array([1, 0, 1, 0, 1, 0, 1, 0]),
     }
     first, second = rounds(Cleansing(heads="", columns=columns))
     assert (first.size, first.purity, first.recall) == (2, 1 / 2, 1 / 3)
+    assert (first.drawn, first.drawn_purity) == (1, 1.0)
+    assert (second.drawn, second.drawn_purity) == (2, 1.0)
     assert (second.size, second.purity, second.recall) == (3, 2 / 3, 2 / 3)
     unknown = {**columns, "clean": np.full(8, -1)}
     assert [r.purity for r in rounds(Cleansing(heads="", columns=unknown))] == [None, None]

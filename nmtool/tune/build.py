@@ -1,0 +1,158 @@
+"""The heavy half of the stage: load, train stack by stack, write. Finished stacks are kept: a killed tune goes on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from nmtool.artifact.format import canonical
+from nmtool.artifact.stage import Reporter, Session, Staging
+from nmtool.encoders.device import choose_device
+from nmtool.tune import outcome as outcomes_of
+from nmtool.tune import payload
+from nmtool.tune.config import Config
+from nmtool.tune.heads import LinearHeads
+from nmtool.tune.inputs import Inputs
+from nmtool.tune.load import load
+from nmtool.tune.material import Bench, Material
+from nmtool.tune.method import method_named
+from nmtool.tune.mlp import MlpHeads
+from nmtool.tune.outcome import Outcome
+from nmtool.tune.plan import Run
+from nmtool.tune.stacks import slices, stacks
+
+# The manifest is capped at 1 MiB; the complete table is in results.parquet.
+SUMMARY_BYTES, SUMMARY_ROWS = 600_000, 500
+
+
+def build(
+    config: Config, session: Session, found: Inputs, runs: tuple[Run, ...], staging: Staging
+) -> dict[str, object]:
+    """Train all runs and write the payload; returns the summary."""
+    report = session.report
+    device = choose_device(config.device)
+    opener: Callable[[], Any] | None = None
+    if any("images" in method_named(r.method).needs for r in runs):
+        from nmtool.tune.pictures import checked_sources
+
+        # Before any training: are the images and the weights those that the features were made from?
+        opener = checked_sources(config, found, session.memo, device)
+    material = load(found, device, report, opener)
+    bench = Bench(
+        device=device,
+        report=report,
+        keep=staging.keep,
+        kept=staging.kept,
+        spectra=config.spectra,
+        keep_backbone=config.keep_backbone,
+    )
+    done = _train(runs, material, bench)
+    _warn(done, material, report)
+    first = found.train
+    facts = {
+        "dim": int(material.X.shape[1]),
+        "encoder": dict(first.encoder),
+        "source": first.name,
+        "split": first.split,
+    }
+    rows = payload.write(staging, done, material, facts, predictions=config.predictions)
+    return _summary(found, material, rows)
+
+
+def _train(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcome]:
+    """All runs, stack by stack; finished stacks of a killed run are read, not trained again."""
+    parts = [part for stack in stacks(runs, material.overlays) for part in _cut(stack, material, bench)]
+    total = sum(_epochs(run) for run in runs)
+    done: list[Outcome] = []
+    with bench.report.progress(total, "training heads, epochs") as advance:
+        for part in parts:
+            kept = bench.kept(_name(part))
+            if kept is not None:
+                done += outcomes_of.from_bytes(kept)
+                advance(sum(_epochs(run) for run in part))
+                continue
+            tune = method_named(part[0].method).resolve()
+            fresh = tune(part, material, bench.with_progress(advance))
+            bench.keep(_name(part), outcomes_of.to_bytes(fresh))
+            done += fresh
+    return sorted(done, key=lambda o: o.run.index)
+
+
+def _epochs(run: Run) -> int:
+    return run.probe.epochs + (run.finetune.epochs if run.finetune else 0)
+
+
+def _cut(stack: tuple[Run, ...], material: Material, bench: Bench) -> list[tuple[Run, ...]]:
+    model = MlpHeads if stack[0].shape is not None else LinearHeads
+    cost = partial(model.bytes_per_head, dim=material.X.shape[1], classes=len(material.classes))
+    return slices(stack, cost, bench.device.type)
+
+
+def _name(part: Sequence[Run]) -> str:
+    """A checkpoint's name: the runs that it holds. (The staging folder is one recipe's, so the indices say which.)"""
+    indices = hashlib.sha256(canonical([r.index for r in part])).hexdigest()[:16]
+    return f"done-{indices}.safetensors"
+
+
+def _warn(done: Sequence[Outcome], material: Material, report: Reporter) -> None:
+    """Say where a head learned nothing: no better on its own training rows than always naming their commonest class."""
+    stuck, blind = [], []
+    for o in done:
+        n, chance, accuracy = (o.notes[k] for k in ("n_train", "chance", "train_accuracy"))
+        if accuracy <= chance + 3 * np.sqrt(chance * (1 - chance) / n):
+            stuck.append(o)
+        elif o.scores[0].never_predicted >= 0.5:
+            blind.append(o)
+    advice = "try a lower --lr, --scale l2, or --loss ce"
+    if stuck:
+        report.warning(
+            f"{len(stuck)} of {len(done)} runs are no better than chance in training ({stuck[0].run.words()}); {advice}"
+        )
+    if blind:
+        worst = max(o.scores[0].never_predicted for o in blind)
+        report.warning(
+            f"{len(blind)} of {len(done)} runs never predict half of the classes or more (up to {worst:.0%}; "
+            f"{blind[0].run.words()}); {advice}"
+        )
+
+
+def _summary(found: Inputs, material: Material, rows: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+    shown = {t.source: t.shown for t in material.targets}
+    overlays = {o.name: o.shown for o in material.overlays}
+    results: list[dict[str, Any]] = []
+    for row in rows:
+        plain = {k: v for k, v in row.items() if v is not None or k in ("best_accuracy", "sve", "lsvr")}
+        plain |= {"source": shown[row["source"]], "source_content": row["source"]}
+        if row["labels"]:
+            plain["labels"] = overlays[row["labels"]]
+        results.append(plain)
+    encoder = found.train.encoder
+    summary: dict[str, object] = {
+        "results": results,
+        "rows": len(results),
+        "train": {
+            "split": found.train.split,
+            "n": int(np.sum(material.overlays[0].y >= 0)),
+            "excluded": int(np.sum(material.overlays[0].y < 0)),
+            "classes": len(material.classes),
+            "dim": int(material.X.shape[1]),
+        },
+        "noise": [
+            {"labels": o.shown, "ratio": o.ratio, "flipped": int(np.sum((o.y >= 0) & (o.y != material.clean)))}
+            for o in material.overlays
+            if o.ratio is not None
+        ],
+        "model": str(encoder.get("arch", "none")),
+        "untrained": bool(encoder.get("untrained", False)),
+        "best_accuracy_is": "an oracle: the best epoch, chosen by its test accuracy",
+    }
+    if len(results) > SUMMARY_ROWS or len(canonical(results)) > SUMMARY_BYTES:
+        kept = results[:SUMMARY_ROWS]
+        while len(canonical(kept)) > SUMMARY_BYTES:
+            kept = kept[: len(kept) // 2]
+        summary |= {"results": kept, "truncated": f"the first {len(kept)} of {len(results)}; all in {payload.RESULTS}"}
+    return summary

@@ -1,0 +1,104 @@
+"""What can be asked of ``nmtool tune``. Numbers left unset come from ``defaults.py``, by method and preset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nmtool.settings import setting
+
+PRESETS = ("paper", "released")
+LOSSES = ("ce", "gce")
+SCALES = ("none", "l2", "standardize")
+SCHEDULES = ("cosine", "linear", "constant")
+ACTIVATIONS = ("relu", "gelu", "tanh", "none")
+CLEANSE = ("none", "once", "each")
+AUGMENT = ("none", "weak")
+OPTIMIZERS = ("adamw", "sgd")
+
+_BY = "; unset: by method and preset"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Settings of ``nmtool tune``. A list is a product: every combination that a method can tell apart is one run."""
+
+    features: str = setting(doc="features artifact to train on (FEATURES[:SPLIT])", key=False, operand=True)
+    method: tuple[str, ...] = setting(("lp",), doc="methods, comma-separated: lp, mlp, nmtune, turn", key=True)
+    loss: tuple[str, ...] = setting(("ce",), doc="loss of lp, mlp and nmtune", key=True, choices=LOSSES)
+    train: str = setting("", doc="training split; unset: train", key=False)
+    test: str = setting("", doc="in-domain evaluation split; unset: test, else val, validation", key=False)
+    ood: tuple[str, ...] = setting(
+        (),
+        doc="out-of-domain features (FEATURES[:SPLIT]; without split: its test splits); repeatable",
+        key=False,
+        repeat=True,
+    )
+    labels: tuple[str, ...] = setting(
+        (), doc="labels artifact for the training split; repeatable: each is one run", key=False, repeat=True
+    )
+    fraction: tuple[float, ...] = setting((1.0,), doc="stratified shares of the training split, in (0, 1]", key=True)
+    seeds: tuple[int, ...] | None = setting(None, doc="seeds, one run each; unset: --seed", key=True)
+    seed: int = setting(0, doc="seed where --seeds is not given", key=True)
+    preset: str = setting("paper", doc="where unset numbers come from", key=True, choices=PRESETS)
+    epochs: tuple[int, ...] | None = setting(None, doc="epochs of lp, mlp and nmtune" + _BY, key=True)
+    batch_size: tuple[int, ...] = setting((64,), doc="rows a step, for training on features", key=True)
+    lr: tuple[float, ...] | None = setting(None, doc="learning rate of lp, mlp and nmtune" + _BY, key=True)
+    weight_decay: tuple[float, ...] | None = setting(None, doc="decoupled weight decay" + _BY, key=True)
+    schedule: tuple[str, ...] = setting(
+        ("cosine",), doc="learning rate by step, ending at 0", key=True, choices=SCHEDULES
+    )
+    scale: tuple[str, ...] | None = setting(
+        None, doc="scaling of features, learned on the training rows only" + _BY, key=True, choices=SCALES
+    )
+    q: tuple[float, ...] = setting((0.7,), doc="power of the GCE loss, in (0, 1]", key=True)
+    weight_mse: tuple[float, ...] | None = setting(None, doc="nmtune: weight of the consistency term" + _BY, key=True)
+    weight_cov: tuple[float, ...] | None = setting(None, doc="nmtune: weight of the covariance term" + _BY, key=True)
+    weight_svd: tuple[float, ...] | None = setting(
+        None, doc="nmtune: weight of the singular value term" + _BY, key=True
+    )
+    svd_topk: tuple[int, ...] | None = setting(None, doc="nmtune: singular values in that term" + _BY, key=True)
+    mse_reduce: str | None = setting(
+        None, doc="nmtune: sum over dimensions (row) or mean (elem)" + _BY, key=True, choices=("row", "elem")
+    )
+    width: tuple[int, ...] = setting(
+        (4,), doc="mlp, nmtune: hidden width, in multiples of the feature dimension", key=True
+    )
+    layers: tuple[int, ...] = setting((2,), doc="mlp, nmtune: linear layers of the transformation", key=True)
+    activation: tuple[str, ...] = setting(
+        ("relu",), doc="mlp, nmtune: between the layers", key=True, choices=ACTIVATIONS
+    )
+    batch_norm: bool | None = setting(
+        None, doc="mlp, nmtune: batch normalisation before the activation" + _BY, key=True
+    )
+    residual: bool | None = setting(None, doc="mlp, nmtune: Z = s * MLP(F) + F, s learned" + _BY, key=True)
+    probe_epochs: tuple[int, ...] | None = setting(None, doc="turn: epochs of the probe" + _BY, key=True)
+    probe_loss: tuple[str, ...] = setting(("gce",), doc="turn: loss of the probe", key=True, choices=LOSSES)
+    probe_lr: tuple[float, ...] | None = setting(None, doc="turn: learning rate of the probe" + _BY, key=True)
+    probe_weight_decay: tuple[float, ...] | None = setting(None, doc="turn: decay of the probe" + _BY, key=True)
+    tau: tuple[float, ...] = setting((0.6,), doc="turn: posterior above which a sample counts as clean", key=True)
+    cleanse: tuple[str, ...] = setting(
+        ("each",), doc="turn: cleanse never, once or before each epoch", key=True, choices=CLEANSE
+    )
+    fft_epochs: tuple[int, ...] | None = setting(None, doc="turn: epochs of full fine-tuning" + _BY, key=True)
+    fft_lr: tuple[float, ...] | None = setting(None, doc="turn: learning rate of fine-tuning" + _BY, key=True)
+    fft_weight_decay: tuple[float, ...] | None = setting(None, doc="turn: decay of fine-tuning" + _BY, key=True)
+    fft_batch_size: tuple[int, ...] | None = setting(None, doc="turn: images a step" + _BY, key=True)
+    fft_optimizer: tuple[str, ...] = setting(
+        ("adamw",), doc="turn: optimiser of fine-tuning", key=True, choices=OPTIMIZERS
+    )
+    fft_loss: tuple[str, ...] = setting(("ce",), doc="turn: loss of fine-tuning", key=True, choices=LOSSES)
+    augment: tuple[str, ...] = setting(
+        ("none",), doc="turn: weak = random flip and shift while fine-tuning", key=True, choices=AUGMENT
+    )
+    spectra: bool = setting(True, doc="SVE and LSVR of the transformed space on each evaluation split", key=True)
+    predictions: bool = setting(True, doc="keep every sample's prediction", key=True)
+    keep_backbone: bool = setting(False, doc="turn: keep each run's fine-tuned backbone", key=True)
+    data: str = setting("", doc="turn: images to read again; unset: from where extract read them", key=False)
+    data_root: str | None = setting(None, doc="turn: root of named datasets; unset: as extract's", key=False)
+    model: str = setting("", doc="turn: backbone to read again; unset: from where extract read it", key=False)
+    arch: str = setting("", doc="turn: architecture, with a weights file", key=False)
+    model_kwargs: tuple[str, ...] = setting(
+        (), doc="turn: KEY=VALUE of the architecture; repeatable", key=False, repeat=True
+    )
+    device: str = setting("auto", doc="auto, cpu or cuda[:N]", key=False)
+    workers: int = setting(0, doc="turn: threads that decode; 0: as many as there are cores", key=False)

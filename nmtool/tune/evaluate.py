@@ -1,0 +1,132 @@
+"""Judging a stack of heads: predictions on every split, the four scores, and the spectrum of the transformed space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nmtool.numerics import metrics
+from nmtool.numerics.singular import (
+    GramAccumulator,
+    largest_singular_value_ratio,
+    singular_value_entropy,
+    singular_values,
+)
+from nmtool.records import Int
+from nmtool.tune.material import Bench, Target
+from nmtool.tune.outcome import Array, Scores
+
+if TYPE_CHECKING:
+    from nmtool.tune.feed import Feed
+    from nmtool.tune.heads import LinearHeads
+
+# Activations of one block of rows over all heads: enough to keep the cores busy, little beside the features.
+_BLOCK_BYTES = 64 << 20
+_GRAM_ROWS = 4096
+_DIRECT_BELOW = 2**20  # elements: below, LAPACK on the matrix itself is fast; above, the smaller Gram matrix is
+
+
+def blocks(n: int, bytes_per_row: int) -> list[slice]:
+    """Row slices whose activations fit the block size; at least one row each."""
+    step = max(1, _BLOCK_BYTES // max(1, bytes_per_row))
+    return [slice(i, min(i + step, n)) for i in range(0, n, step)]
+
+
+@torch.no_grad()
+def predict(heads: LinearHeads, feed: Feed, X: Tensor) -> tuple[Array, Array]:
+    """Predicted classes int32 [K, n] and their probabilities float32 [K, n]."""
+    classes = heads.parameters["classifier.bias"].shape[-1]
+    predicted, confidence = [], []
+    for rows in blocks(len(X), 4 * heads.heads * (heads.row_width + 2 * classes)):
+        logits = heads.classify(heads.transform(feed.scaled(X[rows]), training=False))
+        top = logits.softmax(-1).max(-1)
+        predicted.append(top.indices.to(torch.int32).cpu().numpy())
+        confidence.append(top.values.cpu().numpy())
+    return np.concatenate(predicted, axis=1), np.concatenate(confidence, axis=1)
+
+
+@torch.no_grad()
+def correct(heads: LinearHeads, feed: Feed, X: Tensor, y: Tensor) -> list[float]:
+    """Accuracy of each head: the quick look after every epoch."""
+    hits = torch.zeros(heads.heads, device=X.device)
+    classes = heads.parameters["classifier.bias"].shape[-1]
+    for rows in blocks(len(X), 4 * heads.heads * (heads.row_width + classes)):
+        logits = heads.classify(heads.transform(feed.scaled(X[rows]), training=False))
+        hits += (logits.argmax(-1) == y[rows]).sum(-1)
+    return [float(h) / len(X) for h in hits.double().cpu()]
+
+
+def scores_of(
+    predicted: Array, confidence: Array, y: Int, *, target: int, trained: Int, spectrum: tuple[float, float] | None
+) -> Scores:
+    """Scores of one head on one split, without a best epoch.
+
+    Args:
+        predicted, confidence: [n].
+        y: int64 [n] labels, all of known classes.
+        target: the split's number.
+        trained: the classes present in training.
+        spectrum: SVE and LSVR, or None.
+    """
+    classes = int(max(trained.max(), y.max(), predicted.max())) + 1
+    missing = np.setdiff1d(trained, predicted)
+    return Scores(
+        target=target,
+        n=len(y),
+        accuracy=metrics.accuracy(predicted, y),
+        macro_f1=metrics.macro_f1(predicted, y, classes),
+        mean_per_class=metrics.mean_per_class(predicted, y),
+        never_predicted=len(missing) / len(trained),
+        best_accuracy=None,
+        best_epoch=None,
+        sve=None if spectrum is None else spectrum[0],
+        lsvr=None if spectrum is None else spectrum[1],
+        predicted=predicted.astype(np.int32),
+        confidence=confidence.astype(np.float32),
+    )
+
+
+def spectrum_of(Z: Array) -> tuple[float, float] | None:
+    """SVE and LSVR (NMTune Eq. 1, 2) of Z [n, D], raw; None where Z is all zero."""
+    if not np.any(Z):
+        return None
+    if Z.size <= _DIRECT_BELOW:
+        sigma = singular_values(Z)
+    else:
+        tall = Z if Z.shape[0] >= Z.shape[1] else Z.T  # the same singular values, the smaller Gram matrix
+        sums = GramAccumulator()
+        for start in range(0, len(tall), _GRAM_ROWS):
+            sums.update(tall[start : start + _GRAM_ROWS])
+        sigma = sums.singular_values()
+    return singular_value_entropy(sigma), largest_singular_value_ratio(sigma)
+
+
+@torch.no_grad()
+def spectra(
+    heads: LinearHeads, feed: Feed, targets: Sequence[Target], bench: Bench
+) -> list[list[tuple[float, float] | None]]:
+    """SVE and LSVR of what enters each head's classifier, [split][head]; spaces that heads share are decomposed once."""
+    found: list[list[tuple[float, float] | None]] = []
+    here: dict[tuple[object, ...], tuple[float, float] | None] = {}
+    for number, target in enumerate(targets):
+        row = []
+        for k in range(heads.heads):
+            scaling = feed.scalings[feed.view[k]]
+            # Features that are not learned on are the same for all stacks of a call, standardised ones for a view.
+            shared = not heads.transforms and scaling.mean is None
+            cache = bench.spectrum_cache if shared else here
+            key = (number, scaling.kind, *(() if shared else (k if heads.transforms else feed.view[k],)))
+            if key not in cache:
+                one = heads.one(k)
+                parts = [
+                    one.transform(scaling(target.X[rows])[None], training=False)[0].cpu().numpy()
+                    for rows in blocks(len(target.X), 4 * one.row_width)
+                ]
+                cache[key] = spectrum_of(np.concatenate(parts))
+            row.append(cache[key])
+        found.append(row)
+    return found

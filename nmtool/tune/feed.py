@@ -1,0 +1,73 @@
+"""Which rows a stack of heads sees, and how they are scaled: heads that see the same rows share one gather."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nmtool.records import Int
+from nmtool.tune import subset
+from nmtool.tune.material import Bench, Material
+from nmtool.tune.plan import Run
+from nmtool.tune.scale import Scaling, learn
+
+
+class Feed:
+    """Batches for K heads over one resident feature matrix.
+
+    Runs with the same seed, share and labels see the same rows in the same order: U distinct views serve K heads.
+
+    Attributes:
+        n: training rows of each head.
+        y: int64 [L, N] labels by overlay.
+        scalings: the U scalings.
+        view: which view each head has, K numbers below U.
+    """
+
+    def __init__(self, runs: Sequence[Run], material: Material, bench: Bench) -> None:
+        self._X, self._device = material.X, bench.device
+        keys = [(r.seed, r.fraction, r.labels) for r in runs]
+        distinct = list(dict.fromkeys(keys))
+        self.view = [distinct.index(key) for key in keys]
+        self._seeds = [key[0] for key in distinct]
+        self._rows = [subset.share(material.overlays[labels].y, seed, share) for seed, share, labels in distinct]
+        self.n = len(self._rows[0])
+        self.y = bench.tensor(np.stack([o.y for o in material.overlays]))
+        self._overlay = torch.tensor([r.labels for r in runs], device=bench.device)[:, None]
+        self._of_head = torch.tensor(self.view, device=bench.device)
+        kind = runs[0].probe.scale
+        self.scalings = [learn(kind, material.X, bench.tensor(rows)) for rows in self._rows]
+        self._scaling = _together(self.scalings)
+        self._one_to_one = self.view == list(range(len(runs)))
+
+    def rows_of(self, head: int) -> Int:
+        """int64 [n] sorted training rows of one head."""
+        return self._rows[self.view[head]]
+
+    def order(self, epoch: int) -> Tensor:
+        """int64 [U, n]: the rows of an epoch in their order."""
+        pairs = zip(self._rows, self._seeds, strict=True)
+        return torch.from_numpy(np.stack([subset.order(r, s, epoch) for r, s in pairs])).to(self._device)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [K or 1, B, D] and labels [K, B] of the rows [U, B] of one step."""
+        labels = self.y[self._overlay, rows[self._of_head]]
+        return self._spread(self._scaling(self._X[rows])), labels
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Features [B, D] as each head sees them: [K or 1, B, D]."""
+        return self._spread(self._scaling(x[None]))
+
+    def _spread(self, x: Tensor) -> Tensor:
+        return x if x.shape[0] == 1 or self._one_to_one else x[self._of_head]
+
+
+def _together(scalings: Sequence[Scaling]) -> Scaling:
+    """U scalings as one over a leading dimension."""
+    if scalings[0].mean is None:
+        return scalings[0]
+    means, stds = ([getattr(s, name) for s in scalings] for name in ("mean", "std"))
+    return Scaling(kind=scalings[0].kind, mean=torch.stack(means)[:, None], std=torch.stack(stds)[:, None])

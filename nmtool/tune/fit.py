@@ -1,0 +1,253 @@
+"""The loop that every method on features shares: K heads, one pass over resident features, no DataLoader.
+
+Heads with equally many rows and the same steps are one stack; each has its own rows, labels, initialisation, learning
+rate, decay and loss weights. A head's numbers do not depend on its neighbours beyond rounding (batched matrix products
+may add in another order than single ones). It refuses to go on, or to leave anything, once a loss is not finite.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from nmtool.artifact.format import canonical
+from nmtool.errors import DivergedError
+from nmtool.numerics import losses
+from nmtool.tune import evaluate
+from nmtool.tune.feed import Feed
+from nmtool.tune.heads import LinearHeads
+from nmtool.tune.material import Bench, Material
+from nmtool.tune.optimise import StackAdamW
+from nmtool.tune.outcome import Outcome, metadata
+from nmtool.tune.plan import Run
+
+# A checkpoint of a stack costs a copy of its parameters and moments: not more often than this.
+CHECKPOINT_S = 20.0
+
+
+class Terms(Protocol):
+    """Regularisers: unweighted values [K] by name, and their weights [K]."""
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """[K] by name."""
+
+    def __call__(self, F: Tensor, Z: Tensor) -> dict[str, Tensor]:
+        """Terms of features F and transformed features Z, [K or 1, B, D] and [K, B, D]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A stack after its last epoch.
+
+    Attributes:
+        heads: the stack.
+        feed: its rows and scaling.
+        epochs: for each head, a row an epoch.
+    """
+
+    heads: LinearHeads
+    feed: Feed
+    epochs: list[list[dict[str, Any]]]
+
+
+def train(
+    model: type[LinearHeads],
+    runs: tuple[Run, ...],
+    material: Material,
+    bench: Bench,
+    terms: Terms | None = None,
+) -> list[Outcome]:
+    """Train a stack and judge it on every split.
+
+    Raises:
+        DivergedError: a loss is not finite; names the term, the epoch, the step and the head.
+    """
+    return judge(runs, fit(model, runs, material, bench, terms), material, bench)
+
+
+def fit(
+    model: type[LinearHeads],
+    runs: tuple[Run, ...],
+    material: Material,
+    bench: Bench,
+    terms: Terms | None = None,
+    *,
+    keep_last: bool = False,
+) -> Trained:
+    """Train a stack; a checkpoint at the end of an epoch now and then, from which a killed run goes on.
+
+    With ``keep_last`` there is one after the last epoch, too, for methods that go on from here.
+    """
+    probe = runs[0].probe
+    feed = Feed(runs, material, bench)
+    heads = model(runs, material.X.shape[1], len(material.classes), bench.device)
+    steps = -(-feed.n // probe.batch_size)
+    adamw = StackAdamW(heads.parameters, runs, steps * probe.epochs)
+    name = f"stack-{runs[0].index}.safetensors"
+    epochs = _restore(bench.kept(name), heads, adamw) or [[] for _ in runs]
+    bench.advance(len(runs) * len(epochs[0]))
+    target = material.targets[0]
+    truth = bench.tensor(target.y)
+    last = time.monotonic()
+    for epoch in range(len(epochs[0]), probe.epochs):
+        rows = _epoch(heads, adamw, feed, terms, runs, epoch)
+        accuracies = evaluate.correct(heads, feed, target.X, truth)
+        for history, row, accuracy in zip(epochs, rows, accuracies, strict=True):
+            history.append({**row, "accuracy": accuracy})
+        bench.advance(len(runs))
+        if time.monotonic() - last > CHECKPOINT_S and epoch + 1 < probe.epochs:
+            bench.keep(name, _state(heads, adamw, epochs))
+            last = time.monotonic()
+    _check_parameters(heads, runs)
+    if keep_last and adamw.stepped:
+        bench.keep(name, _state(heads, adamw, epochs))
+    return Trained(heads=heads, feed=feed, epochs=epochs)
+
+
+def _class_loss(runs: Sequence[Run]) -> Callable[[Tensor, Tensor], Tensor]:
+    probe = runs[0].probe
+    if probe.loss == "ce":
+        return losses.cross_entropy
+    return lambda logits, y: losses.generalized_cross_entropy(logits, y, probe.q)
+
+
+def _epoch(
+    heads: LinearHeads, adamw: StackAdamW, feed: Feed, terms: Terms | None, runs: Sequence[Run], epoch: int
+) -> list[dict[str, Any]]:
+    """One pass over the rows; returns a row a head: mean losses by term, and accuracy on the training labels so far."""
+    loss_of, size = _class_loss(runs), runs[0].probe.batch_size
+    order = feed.order(epoch)
+    hits = torch.zeros(len(runs), device=order.device)
+    history: list[Tensor] = []  # [terms, K] a step: read once an epoch, so that a GPU is not waited for
+    names: list[str] = []
+    for start in range(0, feed.n, size):
+        x, y = feed.batch(order[:, start : start + size])
+        z = heads.transform(x, training=True)
+        logits = heads.classify(z)
+        parts = {runs[0].probe.loss: loss_of(logits, y)}
+        total = parts[runs[0].probe.loss]
+        if terms is not None:
+            for name, value in terms(x, z).items():
+                parts[name] = value
+                total = total + terms.weights[name] * value
+        total.sum().backward()  # type: ignore[no-untyped-call]
+        adamw.step()
+        names = list(parts)
+        history.append(torch.stack([p.detach() for p in parts.values()]))
+        hits += (logits.detach().argmax(-1) == y).sum(-1)
+    values = torch.stack(history).cpu()
+    _check_losses(values, names, runs, epoch)
+    sizes = torch.tensor([min(size, feed.n - s) for s in range(0, feed.n, size)], dtype=torch.float64)
+    means = (values.double() * sizes[:, None, None]).sum(0) / feed.n
+    accuracy = hits.double().cpu() / feed.n
+    return [
+        {
+            "epoch": epoch + 1,
+            "train_accuracy": float(accuracy[k]),
+            **{n: float(means[i, k]) for i, n in enumerate(names)},
+        }
+        for k in range(len(runs))
+    ]
+
+
+def _check_losses(values: Tensor, names: Sequence[str], runs: Sequence[Run], epoch: int) -> None:
+    """values [steps, terms, K]: all finite, or ``DivergedError`` with the first that is not."""
+    bad = ~values.isfinite()
+    if not bad.any():
+        return
+    step, term, head = (int(i) for i in bad.nonzero()[0])
+    raise DivergedError(
+        f"the {names[term]} loss is {float(values[step, term, head])} in epoch {epoch + 1}, step {step + 1} "
+        f"({runs[head].words()})",
+        "a finite loss",
+        "lower --lr or --weight-decay, or scale the features (--scale l2)",
+    )
+
+
+def _check_parameters(heads: LinearHeads, runs: Sequence[Run]) -> None:
+    """The very last step has no loss after it that would show it."""
+    for name, p in heads.parameters.items():
+        finite = p.detach().flatten(1).isfinite().all(1).cpu().numpy()
+        if not finite.all():
+            raise DivergedError(
+                f"{name} is not finite after the last step ({runs[int(np.argmin(finite))].words()})",
+                "finite parameters",
+                "lower --lr",
+            )
+
+
+def _state(heads: LinearHeads, adamw: StackAdamW, epochs: list[list[dict[str, Any]]]) -> bytes:
+    tensors = {f"head/{n}": t.detach().contiguous() for n, t in {**heads.parameters, **heads.buffers}.items()}
+    tensors |= {f"adamw/{n}": t.contiguous() for n, t in adamw.state().items()}
+    meta = canonical({"epochs": epochs, "steps": adamw.done}).decode()
+    return bytes(save_tensors(tensors, metadata={"nmtool": meta}))
+
+
+def _restore(data: bytes | None, heads: LinearHeads, adamw: StackAdamW) -> list[list[dict[str, Any]]] | None:
+    if data is None:
+        return None
+    tensors, meta = load_tensors(data), metadata(data)
+    with torch.no_grad():
+        for name, tensor in {**heads.parameters, **heads.buffers}.items():
+            tensor.copy_(tensors[f"head/{name}"])
+    adamw.restore({n.removeprefix("adamw/"): t for n, t in tensors.items() if n.startswith("adamw/")}, meta["steps"])
+    epochs: list[list[dict[str, Any]]] = meta["epochs"]
+    return epochs
+
+
+def judge(runs: tuple[Run, ...], trained: Trained, material: Material, bench: Bench) -> list[Outcome]:
+    """Every head of a trained stack on every split, after the last epoch."""
+    heads, feed = trained.heads, trained.feed
+    found = [evaluate.predict(heads, feed, t.X) for t in material.targets]
+    spectra = evaluate.spectra(heads, feed, material.targets, bench) if bench.spectra else None
+    outcomes = []
+    for k, run in enumerate(runs):
+        labels = material.overlays[run.labels].y
+        trained_classes, counts = np.unique(labels[labels >= 0], return_counts=True)
+        history = trained.epochs[k]
+        scores = [
+            evaluate.scores_of(
+                found[i][0][k],
+                found[i][1][k],
+                t.y,
+                target=i,
+                trained=trained_classes,
+                spectrum=spectra[i][k] if spectra is not None else None,
+            )
+            for i, t in enumerate(material.targets)
+        ]
+        best = max(range(len(history)), key=lambda e: (history[e]["accuracy"], -e))
+        scores[0] = replace(scores[0], best_accuracy=history[best]["accuracy"], best_epoch=best + 1)
+        outcomes.append(
+            Outcome(
+                run=run,
+                tensors=_export(heads, feed, k),
+                epochs=history,
+                scores=scores,
+                notes={
+                    "n_train": feed.n,
+                    "train_accuracy": history[-1]["train_accuracy"],
+                    "chance": float(counts.max() / counts.sum()),
+                },
+                cleansing={},
+            )
+        )
+    return outcomes
+
+
+def _export(heads: LinearHeads, feed: Feed, k: int) -> dict[str, Any]:
+    """A head and its scaling as numpy arrays."""
+    tensors = {name: t.cpu().numpy() for name, t in heads.export(k).items()}
+    scaling = feed.scalings[feed.view[k]]
+    if scaling.mean is not None and scaling.std is not None:
+        tensors |= {"scale.mean": scaling.mean.cpu().numpy(), "scale.std": scaling.std.cpu().numpy()}
+    return tensors

@@ -1,0 +1,77 @@
+"""A stack of K linear classifiers: what every method on features ends in, and the whole of a linear probe."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from nmtool.numerics.seeds import torch_seed
+from nmtool.tune.plan import Run
+
+
+def uniform(seed: int, names: tuple[str | int, ...], shape: tuple[int, ...], bound: float) -> Tensor:
+    """U(-bound, bound) from the run's seed and the parameter's name; the same on every device and in every stack."""
+    stream = torch.Generator().manual_seed(torch_seed(seed, "tune", "init", *names))
+    return (torch.rand(shape, generator=stream) * 2 - 1) * bound
+
+
+class LinearHeads:
+    """K linear classifiers [D] → [C].
+
+    Weights start at U(±sqrt(6/D)) and biases at 0, as the authors' code (published-code 1.2). The weights are kept as
+    [K, D, C]; ``export`` gives PyTorch's [C, D].
+
+    Attributes:
+        parameters: trained tensors, [K, ...].
+        buffers: tensors that are part of the head but not trained, [K, ...].
+        row_width: numbers that one row takes on its way through one head.
+        transforms: whether Z is anything but the scaled features.
+    """
+
+    transforms = False
+
+    def __init__(self, runs: Sequence[Run], dim: int, classes: int, device: torch.device) -> None:
+        bound = math.sqrt(6 / dim)
+        weight = torch.stack([uniform(r.seed, ("classifier",), (classes, dim), bound).T for r in runs])
+        self.dim, self.heads = dim, len(runs)
+        self.parameters: dict[str, Tensor] = {
+            "classifier.weight": weight.contiguous().to(device).requires_grad_(),
+            "classifier.bias": torch.zeros(len(runs), 1, classes, device=device).requires_grad_(),
+        }
+        self.buffers: dict[str, Tensor] = {}
+        self.row_width = 2 * dim
+
+    @staticmethod
+    def bytes_per_head(run: Run, dim: int, classes: int) -> int:
+        """Memory of one head while training: parameter, gradient, two moments, and a batch of activations."""
+        return 16 * dim * classes + 8 * run.probe.batch_size * (dim + 3 * classes)
+
+    def transform(self, x: Tensor, *, training: bool) -> Tensor:
+        """Z [K, B, D] of features [K, B, D] (or [1, B, D], the same for all heads): here the features themselves."""
+        del training
+        return x
+
+    def classify(self, z: Tensor) -> Tensor:
+        """Logits [K, B, C] of Z."""
+        weight, bias = self.parameters["classifier.weight"], self.parameters["classifier.bias"]
+        if z.shape[0] == 1 and self.heads > 1:
+            return z.matmul(weight) + bias
+        return torch.baddbmm(bias, z, weight)
+
+    def one(self, k: int) -> Self:
+        """Head k alone, as a stack of one that shares its memory."""
+        single = copy.copy(self)
+        single.heads = 1
+        single.parameters = {name: p.detach()[k : k + 1] for name, p in self.parameters.items()}
+        single.buffers = {name: b[k : k + 1] for name, b in self.buffers.items()}
+        return single
+
+    def export(self, k: int) -> dict[str, Tensor]:
+        """Head k as PyTorch's layers hold it: ``NAME.weight`` [out, in], ``NAME.bias`` [out], other vectors flat."""
+        tensors = {name: p.detach()[k] for name, p in {**self.parameters, **self.buffers}.items()}
+        return {name: (t.T if name.endswith(".weight") else t.flatten()).contiguous() for name, t in tensors.items()}

@@ -1,0 +1,127 @@
+"""From opened artifacts to resident material: labels joined by sample id, classes by name, unusable rows left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from nmtool.artifact.stage import Reporter
+from nmtool.artifact.typed import join_labels, read_features, read_labels
+from nmtool.errors import DataError
+from nmtool.records import Bool, FeatureTable, Int
+from nmtool.tune.inputs import Inputs, Source
+from nmtool.tune.material import Material, Overlay, Target
+
+if TYPE_CHECKING:
+    from nmtool.tune.pictures import Pictures
+
+
+def load(
+    inputs: Inputs, device: torch.device, report: Reporter, pictures: Callable[[], Pictures] | None = None
+) -> Material:
+    """Read all splits into memory, on ``device``, in float32.
+
+    Rows without features (``ok`` false) or without a label take no part and are counted.
+
+    Raises:
+        DataError: features that are not finite in rows marked good; fewer than two classes in training; no row to
+            judge; labels of another dataset.
+    """
+    table = read_features(inputs.train.artifact, inputs.train.split, inputs.train.shown)
+    usable = _usable(table, "training", report)
+    overlays = _overlays(inputs, table, usable)
+    for overlay in overlays:
+        present = np.unique(overlay.y[overlay.y >= 0])
+        if len(present) < 2:
+            names = ", ".join(table.labels.classes[c] for c in present)
+            raise DataError(
+                f"split {table.split} of {table.source} trains on {len(present)} class{'es' * (len(present) != 1)} ({names})",
+                "rows of at least two classes",
+            )
+    targets = tuple(
+        _target(source, "ood" if i else "id", inputs.train.classes, device, report)
+        for i, source in enumerate(inputs.targets)
+    )
+    return Material(
+        X=_resident(table, table.ok, device),
+        ids=table.ids,
+        clean=table.labels.values,
+        overlays=overlays,
+        classes=inputs.train.classes,
+        targets=targets,
+        pictures=pictures,
+    )
+
+
+def _resident(table: FeatureTable, keep: Bool, device: torch.device) -> torch.Tensor:
+    features = table.features.astype(np.float32)
+    features[~keep] = 0.0
+    return torch.from_numpy(features).to(device)
+
+
+def _usable(table: FeatureTable, what: str, report: Reporter) -> Bool:
+    """bool [N]: encoded and labelled. Unmarked rows must be finite."""
+    bad = np.flatnonzero(table.ok & ~np.isfinite(table.features).all(axis=1))
+    if bad.size:
+        raise DataError(
+            f"{bad.size} rows of split {table.split} of {table.source} are not finite "
+            f"(first: {table.ids[int(bad[0])]!r})",
+            "finite features, or rows marked as skipped",
+            "extract again with --on-error skip, or with --dtype float32",
+        )
+    usable: Bool = table.ok & (table.labels.values >= 0)
+    if not usable.all():
+        skipped, unlabelled = int(np.sum(~table.ok)), int(np.sum(table.ok & (table.labels.values < 0)))
+        report.warning(
+            f"{what} split {table.split} of {table.source}: {skipped} rows without features and {unlabelled} without "
+            f"a label of {len(usable)} are left out"
+        )
+    return usable
+
+
+def _overlays(inputs: Inputs, table: FeatureTable, usable: Bool) -> tuple[Overlay, ...]:
+    clean = table.labels.values
+    if not inputs.labels:
+        return (Overlay(name="", shown="", y=np.where(usable, clean, -1), ratio=None),)
+    overlays = []
+    for artifact, shown in inputs.labels:
+        noisy = read_labels(artifact)
+        joined = join_labels(noisy, table.ids, table.labels, f"split {table.split} of {table.source}")
+        y = np.where(usable, joined.values, -1).astype(np.int64)
+        used = y >= 0
+        ratio = float(np.mean(y[used] != clean[used])) if used.any() else 0.0
+        overlays.append(Overlay(name=f"labels-{artifact.manifest.content[7:19]}", shown=shown, y=y, ratio=ratio))
+    return tuple(overlays)
+
+
+def _target(source: Source, role: str, classes: tuple[str, ...], device: torch.device, report: Reporter) -> Target:
+    """One evaluation split, its classes joined by name; rows of a class that training does not know are left out."""
+    table = read_features(source.artifact, source.split, source.shown)
+    usable = _usable(table, "evaluation", report)
+    known = {name: number for number, name in enumerate(classes)}
+    lookup = np.array([known.get(name, -1) for name in source.classes], dtype=np.int64)
+    y: Int = np.where(usable, lookup[table.labels.values], -1)
+    unknown = usable & (y < 0)
+    if unknown.any():
+        names = sorted({source.classes[c] for c in np.unique(table.labels.values[unknown])})
+        report.warning(
+            f"{int(unknown.sum())} rows of split {source.split} of {source.shown} are of classes that training does "
+            f"not know ({', '.join(names[:5])}{', …' if len(names) > 5 else ''}) and are left out"
+        )
+    rows = np.flatnonzero(y >= 0).astype(np.int64)
+    if rows.size == 0:
+        raise DataError(f"split {source.split} of {source.shown} has no row to judge", "labelled rows of known classes")
+    X = torch.from_numpy(table.features[rows].astype(np.float32)).to(device)
+    return Target(
+        source=source.name,
+        shown=source.shown,
+        split=source.split,
+        role=role,
+        rows=rows,
+        ids=[table.ids[int(row)] for row in rows],
+        X=X,
+        y=y[rows],
+    )

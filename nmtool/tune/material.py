@@ -1,0 +1,113 @@
+"""What a method trains and is judged on, resident in memory; and the bench it works at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+import torch
+
+from nmtool.artifact.stage import Reporter
+from nmtool.records import Int
+
+if TYPE_CHECKING:
+    from nmtool.tune.pictures import Pictures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A split to evaluate on; rows without a label, or of a class that training does not know, are left out.
+
+    Attributes:
+        source: the features by content, safe for a payload.
+        shown: the features as the user named them.
+        split: the split's name.
+        role: ``id`` or ``ood``.
+        rows: int64 [n]: row numbers in the split.
+        ids: n sample ids.
+        X: float32 [n, D] on the bench's device.
+        y: int64 [n] in the training split's class numbers.
+    """
+
+    source: str
+    shown: str
+    split: str
+    role: str
+    rows: Int
+    ids: Sequence[str]
+    X: torch.Tensor
+    y: Int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlay:
+    """One set of training labels.
+
+    Attributes:
+        name: the labels artifact by content; empty for the data's own labels.
+        shown: its path as the user gave it.
+        y: int64 [N]: label of each training row, -1 where the row takes no part.
+        ratio: share of the rows in use whose label is not the clean one; None where no clean label is known.
+    """
+
+    name: str
+    shown: str
+    y: Int
+    ratio: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """Training rows and evaluation splits.
+
+    Attributes:
+        X: float32 [N, D] features of the training split on the bench's device; rows not in use are zero.
+        ids: N sample ids.
+        clean: int64 [N] the data's own labels.
+        overlays: at least one.
+        classes: class names.
+        targets: the first is the in-domain one.
+        pictures: opens the images and the backbone, for methods that need them; does nothing until called.
+    """
+
+    X: torch.Tensor
+    ids: Sequence[str]
+    clean: Int
+    overlays: tuple[Overlay, ...]
+    classes: tuple[str, ...]
+    targets: tuple[Target, ...]
+    pictures: Callable[[], Pictures] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Where a method works: device, news, checkpoints. None of it changes a number beyond rounding.
+
+    Attributes:
+        device: where tensors live.
+        report: news.
+        keep, kept: write and read a checkpoint by name; unset: nothing is kept.
+        spectra: compute SVE and LSVR of the transformed space.
+        keep_backbone: methods that change the backbone give it back among their tensors.
+        advance: tells how many more run-epochs are done.
+        spectrum_cache: SVE and LSVR of spaces that several runs share (the features themselves).
+    """
+
+    device: torch.device
+    report: Reporter
+    keep: Callable[[str, bytes], None] = lambda name, data: None
+    kept: Callable[[str], bytes | None] = lambda name: None
+    spectra: bool = True
+    keep_backbone: bool = False
+    advance: Callable[[int], None] = lambda done: None
+    spectrum_cache: dict[tuple[object, ...], tuple[float, float] | None] = field(default_factory=dict)
+
+    def with_progress(self, advance: Callable[[int], None]) -> Bench:
+        """The same bench, telling its progress there."""
+        return replace(self, advance=advance)
+
+    def tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
+        """An array on the device."""
+        return torch.from_numpy(array).to(self.device)

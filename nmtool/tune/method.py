@@ -1,0 +1,81 @@
+"""The methods, in one literal table: what each needs, and where its function is. Importing this imports no method."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
+
+from nmtool.errors import UsageError
+
+if TYPE_CHECKING:
+    from nmtool.tune.material import Bench, Material
+    from nmtool.tune.outcome import Outcome
+    from nmtool.tune.plan import Run
+
+
+class Tune(Protocol):
+    """What every method is: a function that trains a group of runs that fit into one stack.
+
+    It must give one outcome a run, in the runs' order; the same outcome for a run whatever else is in the group (to
+    rounding); and raise ``DivergedError`` rather than return numbers that are not finite.
+    """
+
+    def __call__(self, runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcome]:
+        """Train ``runs`` on ``material``; checkpoints and news go through ``bench``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """One method.
+
+    Attributes:
+        name: the word after ``--method``.
+        needs: of ``features``, ``images``, ``backbone``: lets the command line refuse early.
+        function: ``module:name`` of a ``Tune``, resolved on use.
+        doc: one line.
+    """
+
+    name: str
+    needs: frozenset[str]
+    function: str
+    doc: str
+
+    def resolve(self) -> Tune:
+        """The function itself; imports what the method needs."""
+        module, _, name = self.function.partition(":")
+        function: Tune = getattr(importlib.import_module(module), name)
+        return function
+
+
+_FEATURES = frozenset({"features"})
+_TABLE = (
+    Method(name="lp", needs=_FEATURES, function="nmtool.tune.lp:tune", doc="linear probe"),
+    Method(name="mlp", needs=_FEATURES, function="nmtool.tune.mlp:tune", doc="a small network, then a linear probe"),
+    Method(
+        name="nmtune",
+        needs=_FEATURES,
+        function="nmtool.tune.nmtune:tune",
+        doc="mlp with NMTune's three regularisers (paper 1, Eq. 6)",
+    ),
+    Method(
+        name="turn",
+        needs=frozenset({"features", "images", "backbone"}),
+        function="nmtool.tune.turn:tune",
+        doc="TURN: GCE probe, cleansing by mixtures, full fine-tuning on the clean subset (paper 2)",
+    ),
+)
+METHODS: Mapping[str, Method] = MappingProxyType({m.name: m for m in _TABLE})
+
+
+def method_named(name: str) -> Method:
+    """The method; raises ``UsageError`` listing those there are."""
+    if name in METHODS:
+        return METHODS[name]
+    near = difflib.get_close_matches(name, METHODS, n=1)
+    raise UsageError(
+        f"--method has {name!r}", "one of " + ", ".join(METHODS), f"did you mean {near[0]}?" if near else ""
+    )

@@ -1,0 +1,46 @@
+"""NMTune (paper 1, Eq. 6): the MLP's loss plus weighted consistency, covariance and dominant singular value terms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from nmtool.numerics import losses
+from nmtool.tune import fit
+from nmtool.tune.material import Bench, Material
+from nmtool.tune.mlp import MlpHeads
+from nmtool.tune.outcome import Outcome
+from nmtool.tune.plan import Run
+
+_NAMES = ("mse", "cov", "svd")
+
+
+class Regularisers:
+    """The three terms of a stack, each with a weight a head; a term that no head weighs is not computed."""
+
+    def __init__(self, runs: Sequence[Run], device: torch.device) -> None:
+        first = runs[0].terms
+        assert first is not None
+        self.topk = first.svd_topk
+        self.reduce = cast(Literal["row", "elem"], first.mse_reduce)
+        weights = {name: [getattr(r.terms, f"weight_{name}") for r in runs] for name in _NAMES}
+        self.weights = {n: torch.tensor(w, device=device) for n, w in weights.items() if any(w)}
+
+    def __call__(self, F: Tensor, Z: Tensor) -> dict[str, Tensor]:
+        """Unweighted terms [K] of features F and transformed features Z, both [K, B, D]: Eq. 3, 4 and 5."""
+        terms = {}
+        if "mse" in self.weights:
+            terms["mse"] = losses.consistency(F, Z, reduce=self.reduce)
+        if "cov" in self.weights:
+            terms["cov"] = losses.covariance(Z)
+        if "svd" in self.weights:
+            terms["svd"] = losses.dominant_singular_value(Z, topk=self.topk)
+        return terms
+
+
+def tune(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcome]:
+    """Train NMTune heads as one stack."""
+    return fit.train(MlpHeads, runs, material, bench, Regularisers(runs, bench.device))

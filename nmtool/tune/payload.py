@@ -1,0 +1,143 @@
+"""The ``heads`` artifact's files: what they hold, and nothing that would differ between two machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save as save_tensors
+
+from nmtool.artifact.format import canonical
+from nmtool.artifact.stage import Staging
+from nmtool.artifact.typed import parquet_bytes
+from nmtool.tune.material import Material
+from nmtool.tune.outcome import Outcome, Scores
+
+RESULTS, HEADS, LOG = "results.parquet", "heads.safetensors", "log.jsonl"
+PREDICTIONS, CLEANSING = "predictions.parquet", "cleansing.parquet"
+# Tensors of a run that are no part of its head: a fine-tuned backbone has a file of its own.
+BACKBONE = "backbone."
+
+# In the order of the columns. ``best_accuracy`` is an oracle: chosen by looking at the test labels.
+_SCORES = (
+    "n",
+    "accuracy",
+    "macro_f1",
+    "mean_per_class",
+    "best_accuracy",
+    "best_epoch",
+    "never_predicted",
+    "sve",
+    "lsvr",
+)
+
+
+def run_name(index: int) -> str:
+    """``run_0007``: how a run's tensors are named in ``heads.safetensors``."""
+    return f"run_{index:04d}"
+
+
+def rows_of(outcomes: Sequence[Outcome], material: Material) -> list[dict[str, Any]]:
+    """A row a run and evaluation, with every setting of the run."""
+    rows = []
+    for o in outcomes:
+        overlay = material.overlays[o.run.labels]
+        noise = {"labels": overlay.name or None, "noise_ratio": overlay.ratio}
+        for s in o.scores:
+            target = material.targets[s.target]
+            where = {"source": target.source, "split": target.split, "role": target.role}
+            scores = {name: getattr(s, name) for name in _SCORES}
+            rows.append({"run": o.run.index, **o.run.columns(), **noise, **where, **scores, **o.notes})
+    return rows
+
+
+def write(
+    staging: Staging, outcomes: Sequence[Outcome], material: Material, facts: Mapping[str, Any], *, predictions: bool
+) -> list[dict[str, Any]]:
+    """Write the payload of all runs; returns the result rows.
+
+    Args:
+        staging: where to.
+        outcomes: all runs, by index.
+        material: what they were trained and judged on.
+        facts: what a reader of the heads needs beside their settings (dimension, the training split …).
+        predictions: write every sample's prediction.
+    """
+    rows = rows_of(outcomes, material)
+    staging.write(RESULTS, parquet_bytes(_columns(rows)))
+    staging.write(HEADS, heads_bytes(outcomes, material.classes, facts))
+    log = [{"run": o.run.index, "method": o.run.method, "seed": o.run.seed, **e} for o in outcomes for e in o.epochs]
+    staging.write(LOG, b"".join(canonical(line) + b"\n" for line in log))
+    if predictions:
+        staging.write(PREDICTIONS, parquet_bytes(_predictions(outcomes, material)))
+    cleansed = [o for o in outcomes if o.cleansing]
+    if cleansed:
+        staging.write(CLEANSING, parquet_bytes(_cleansing(cleansed, material)))
+    for o in outcomes:
+        backbone = {k.removeprefix(BACKBONE): v for k, v in o.tensors.items() if k.startswith(BACKBONE)}
+        if backbone:
+            staging.write(f"backbones/{run_name(o.run.index)}.safetensors", save_tensors(backbone))
+    return rows
+
+
+def heads_bytes(outcomes: Sequence[Outcome], classes: Sequence[str], facts: Mapping[str, Any]) -> bytes:
+    """All heads in one safetensors file; its header's one key ``nmtool`` holds classes and settings as JSON."""
+    tensors = {
+        f"{run_name(o.run.index)}.{name}": np.ascontiguousarray(t)
+        for o in outcomes
+        for name, t in o.tensors.items()
+        if not name.startswith(BACKBONE)
+    }
+    runs = {run_name(o.run.index): o.run.to_json() for o in outcomes}
+    meta = canonical({"classes": list(classes), "runs": runs, **facts}).decode()
+    return bytes(save_tensors(tensors, metadata={"nmtool": meta}))
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Rows as columns; what a row lacks is null."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _predictions(outcomes: Sequence[Outcome], material: Material) -> dict[str, Any]:
+    parts: list[tuple[Outcome, Scores]] = [(o, s) for o in outcomes for s in o.scores]
+    sizes = [s.n for _, s in parts]
+    targets = [material.targets[s.target] for _, s in parts]
+
+    def spread(values: Sequence[str]) -> list[str]:
+        return [value for value, size in zip(values, sizes, strict=True) for _ in range(size)]
+
+    return {
+        "run": np.repeat(np.array([o.run.index for o, _ in parts], dtype=np.int32), sizes),
+        "role": spread([t.role for t in targets]),
+        "source": spread([t.source for t in targets]),
+        "split": spread([t.split for t in targets]),
+        "sample": [sample for t in targets for sample in t.ids],
+        "label": np.concatenate([t.y for t in targets]).astype(np.int32),
+        "predicted": np.concatenate([s.predicted for _, s in parts]),
+        "confidence": np.concatenate([s.confidence for _, s in parts]),
+    }
+
+
+def _cleansing(outcomes: Sequence[Outcome], material: Material) -> dict[str, Any]:
+    """A row a run, round and training row in use."""
+    tables: list[dict[str, Any]] = []
+    for o in outcomes:
+        rows = o.cleansing["row"]
+        noisy = material.overlays[o.run.labels].y[rows]
+        known = material.overlays[o.run.labels].ratio is not None
+        tables.append(
+            {
+                "run": np.full(len(rows), o.run.index, dtype=np.int32),
+                **o.cleansing,
+                "sample": [material.ids[row] for row in rows],
+                "noisy": noisy.astype(np.int32),
+                "clean": material.clean[rows].astype(np.int32) if known else np.full(len(rows), -1, dtype=np.int32),
+            }
+        )
+    out: dict[str, Any] = {}
+    for name in tables[0]:
+        parts = [t[name] for t in tables]
+        out[name] = [s for p in parts for s in p] if name == "sample" else np.concatenate(parts)
+    return out

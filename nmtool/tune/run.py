@@ -1,0 +1,82 @@
+"""Stage ``tune``: train and judge every run that was asked for, into one ``heads`` artifact.
+
+The only file of the room that is called from outside. Inputs are opened lightly; what is heavy is imported on a miss.
+"""
+
+from __future__ import annotations
+
+from nmtool import settings
+from nmtool.artifact.key import Recipe
+from nmtool.artifact.stage import Session, Staging, produce
+from nmtool.errors import UsageError
+from nmtool.records import ArtifactRef
+from nmtool.tune import inputs as opening
+from nmtool.tune import plan
+from nmtool.tune.config import Config
+from nmtool.tune.inputs import Inputs
+from nmtool.tune.method import method_named
+
+# Raised whenever the same recipe would give other numbers than before.
+EPOCH = 1
+_MOST_RUNS = 10_000
+
+
+def run(config: Config, session: Session) -> ArtifactRef:
+    """Train every run of ``config`` and judge it in-domain and out of domain.
+
+    Raises:
+        UsageError: an unknown method, a number out of range, a method that can't work on these features.
+        InputMissingError: an artifact, split, image source or backbone that is not there.
+        DataError: labels of another dataset, features that are not finite, one class only, no common class.
+        DivergedError: a loss that is not finite; nothing is written.
+    """
+    runs = plan.expand(config, len(config.labels))
+    if len(runs) > _MOST_RUNS:
+        raise UsageError(f"{len(runs)} runs in one call", f"at most {_MOST_RUNS}", "ask for fewer values at once")
+    found = opening.resolve(config)
+    return produce(
+        session,
+        _recipe(config, found),
+        name=f"{'-'.join(config.method)}-{found.train.artifact.path.name.rpartition('-')[0] or found.train.split}",
+        config={**settings.everything(config), "train": found.train.split, "test": found.targets[0].split},
+        origin={"features": config.features, "ood": list(config.ood), "labels": list(config.labels)},
+        build=lambda staging: _build(config, session, found, runs, staging),
+        work=_work(runs, found),
+    )
+
+
+def _recipe(config: Config, found: Inputs) -> Recipe:
+    """Resolved values only, of the methods asked: what is spelled out or left to its default has one key."""
+    resolved: dict[str, object] = {
+        "methods": plan.axes(config),
+        "seeds": list(plan.seeds(config)),
+        "fraction": list(config.fraction),
+        "train": found.train.split,
+        "test": found.targets[0].split,
+        "ood": [t.split for t in found.targets[1:]],
+        "spectra": config.spectra,
+        "predictions": config.predictions,
+    }
+    if any("images" in method_named(m).needs for m in config.method):
+        # By content, as extract recorded it: a hit needs neither images nor weights at hand.
+        resolved["keep_backbone"] = config.keep_backbone
+        resolved["encoder"] = dict(found.train.encoder)
+        resolved["images"] = [s.digest for s in (found.train, *found.targets)]
+    cited = [found.train.artifact.as_input("features")]
+    cited += [t.artifact.as_input("ood") for t in found.targets[1:]]
+    cited += [artifact.as_input("labels") for artifact, _ in found.labels]
+    return Recipe(stage="tune", kind="heads", epoch=EPOCH, config=resolved, inputs=tuple(cited))
+
+
+def _work(runs: tuple[plan.Run, ...], found: Inputs) -> str:
+    counts = {m: sum(r.method == m for r in runs) for m in dict.fromkeys(r.method for r in runs)}
+    heads = ", ".join(f"{n} × {m}" for m, n in counts.items())
+    return f"train {heads} on split {found.train.split}, judge on {', '.join(t.split for t in found.targets)}"
+
+
+def _build(
+    config: Config, session: Session, found: Inputs, runs: tuple[plan.Run, ...], staging: Staging
+) -> dict[str, object]:
+    from nmtool.tune.build import build
+
+    return build(config, session, found, runs, staging)

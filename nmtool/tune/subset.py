@@ -1,0 +1,37 @@
+"""Which training rows a run sees, and in which order: from its seed alone, so that methods compare like with like."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nmtool.numerics.seeds import generator
+from nmtool.records import Int
+
+
+def share(y: Int, seed: int, fraction: float) -> Int:
+    """A stratified share of the labelled rows, sorted.
+
+    Of each class max(1, floor(fraction * n_c)) rows, without replacement. Smaller shares of one seed lie inside larger
+    ones. (The authors' code floors to 0 and its subsets are not nested; published-code 1.4.)
+
+    Args:
+        y: int64 [N] labels of training, -1 for rows that take no part.
+        seed: of the run.
+        fraction: in (0, 1].
+    """
+    if fraction >= 1:
+        return np.flatnonzero(y >= 0).astype(np.int64)
+    chosen = []
+    for c in np.unique(y[y >= 0]):
+        rows = np.flatnonzero(y == c)
+        # 0.29 * 100 is 28.999…: what is whole on paper must not be floored
+        count = max(1, math.floor(fraction * len(rows) + 1e-9))
+        chosen.append(generator(seed, "tune", "fraction", int(c)).permutation(rows)[:count])
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def order(rows: Int, seed: int, epoch: int, part: str = "probe") -> Int:
+    """``rows`` in the order of one epoch, int64."""
+    return rows[generator(seed, "tune", "order", part, epoch).permutation(len(rows))]

@@ -1,0 +1,53 @@
+"""How much work each bench does; every field is a flag of ``python -m tests.bench``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Sizes of all benches; the defaults take some five minutes on two idle cores.
+
+    Attributes:
+        rounds: times each contender is run, in turns.
+        images, arch, image_size: extract.
+        store_mb: store, 10^6 bytes.
+        head_rows, head_dim, head_classes, head_epochs: heads. (Issue 5 says 50,000 rows and 30 epochs.)
+        grid_epochs: heads, the grid of 52 learning rates and decays; one epoch of that is much work already.
+        step_dims, step_batches: step.
+        spectrum_rows, spectrum_dim: spectrum.
+        mixture_classes, mixture_rows: cleansing.
+        cli_runs: cli.
+    """
+
+    rounds: int = 3
+    images: int = 600
+    arch: str = "mobilenetv2_100"
+    image_size: int = 224
+    store_mb: int = 400
+    head_rows: int = 20_000
+    head_dim: int = 768
+    head_classes: int = 100
+    head_epochs: int = 10
+    grid_epochs: int = 1
+    step_dims: tuple[int, ...] = (768, 2048)
+    step_batches: tuple[int, ...] = (64, 512)
+    spectrum_rows: int = 50_000
+    spectrum_dim: int = 768
+    mixture_classes: int = 1000
+    mixture_rows: int = 2400
+    cli_runs: int = 5
+
+
+QUICK = Sizes(
+    rounds=2,
+    images=128,
+    store_mb=100,
+    head_rows=4000,
+    head_epochs=3,
+    step_dims=(768,),
+    spectrum_rows=44_000,  # just above what is decomposed exactly, so that the same code runs
+    mixture_classes=80,
+    cli_runs=3,
+)
