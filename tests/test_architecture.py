@@ -96,7 +96,9 @@ def test_monopolies(path: Path) -> None:
         owner = MONOPOLIES.get(name)
         assert owner is None or where.startswith(owner), f"{where} calls {name}, which only {owner} may"
     if not where.startswith(("artifact/", "cli/")):
-        writes = [n for n in calls(tree) if n.rpartition(".")[2] in ("write_text", "write_bytes", "mkdir", "unlink", "rmtree")]
+        writes = [
+            n for n in calls(tree) if n.rpartition(".")[2] in ("write_text", "write_bytes", "mkdir", "unlink", "rmtree")
+        ]
         assert not writes, f"{where} writes to disk: {writes}"
     if not where.startswith("cli/"):
         assert "os.environ" not in ast.unparse(tree), f"{where} reads the environment"

@@ -280,7 +280,7 @@ def _summary(
         "encoded": rows,
         "batch_size": job.batch_size,
         "device": device.type,
-        "seconds": {
+        "spent_s": {
             "decode": round(clock.decode, 3),
             "encode": round(clock.encode, 3),
             "write": round(behind.write_s, 3),

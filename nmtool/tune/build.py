@@ -22,7 +22,7 @@ from nmtool.tune.material import Bench, Material
 from nmtool.tune.method import method_named
 from nmtool.tune.mlp import MlpHeads
 from nmtool.tune.outcome import Outcome
-from nmtool.tune.plan import Run
+from nmtool.tune.plan import Run, axes
 from nmtool.tune.stacks import slices, stacks
 
 # The manifest is capped at 1 MiB; the complete table is in results.parquet.
@@ -51,6 +51,7 @@ def build(
         keep_backbone=config.keep_backbone,
     )
     done = _train(runs, material, bench)
+    _tell_differences(config, found.dim, report)
     _warn(done, material, report)
     first = found.train
     facts = {
@@ -76,9 +77,9 @@ def _train(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outc
                 advance(sum(_epochs(run) for run in part))
                 continue
             tune = method_named(part[0].method).resolve()
-            fresh = tune(part, material, bench.with_progress(advance))
-            bench.keep(_name(part), outcomes_of.to_bytes(fresh))
-            done += fresh
+            fresh = outcomes_of.to_bytes(tune(part, material, bench.with_progress(advance)))
+            bench.keep(_name(part), fresh)
+            done += outcomes_of.from_bytes(fresh)  # the very objects that a resumed run has, orders of keys included
     return sorted(done, key=lambda o: o.run.index)
 
 
@@ -118,6 +119,22 @@ def _warn(done: Sequence[Outcome], material: Material, report: Reporter) -> None
             f"{len(blind)} of {len(done)} runs never predict half of the classes or more (up to {worst:.0%}; "
             f"{blind[0].run.words()}); {advice}"
         )
+
+
+def _tell_differences(config: Config, dim: int, report: Reporter) -> None:
+    """Losses of one method that were compared under different numbers, because those were left to their defaults."""
+    lists = axes(config, dim)
+    for method in config.method:
+        ce, gce = lists.get(f"{method}/ce"), lists.get(f"{method}/gce")
+        if ce is None or gce is None:
+            continue
+        differing = [name for name in ce if name != "loss" and ce[name] != gce[name]]
+        if differing:
+            told = "; ".join(
+                f"{loss} " + ", ".join(f"{name} {'/'.join(map(str, values[name]))}" for name in differing)
+                for loss, values in (("ce", ce), ("gce", gce))
+            )
+            report.info(f"{method}: numbers left unset differ by loss ({told}); give them to compare the losses alone")
 
 
 def _summary(found: Inputs, material: Material, rows: Sequence[Mapping[str, Any]]) -> dict[str, object]:

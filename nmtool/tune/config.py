@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nmtool.settings import setting
+from nmtool.tune import defaults
 
 PRESETS = ("paper", "released")
 LOSSES = ("ce", "gce")
@@ -12,6 +13,7 @@ SCALES = ("none", "l2", "standardize")
 SCHEDULES = ("cosine", "linear", "constant")
 ACTIVATIONS = ("relu", "gelu", "tanh", "none")
 CLEANSE = ("none", "once", "each")
+BATCH_NORM = ("frozen", "train")
 AUGMENT = ("none", "weak")
 OPTIMIZERS = ("adamw", "sgd")
 
@@ -41,16 +43,16 @@ class Config:
     seed: int = setting(0, doc="seed where --seeds is not given", key=True)
     preset: str = setting("paper", doc="where unset numbers come from", key=True, choices=PRESETS)
     epochs: tuple[int, ...] | None = setting(None, doc="epochs of lp, mlp and nmtune" + _BY, key=True)
-    batch_size: tuple[int, ...] = setting((64,), doc="rows a step, for training on features", key=True)
+    batch_size: tuple[int, ...] = setting((defaults.BATCH_SIZE,), doc="rows a step, for training on features", key=True)
     lr: tuple[float, ...] | None = setting(None, doc="learning rate of lp, mlp and nmtune" + _BY, key=True)
     weight_decay: tuple[float, ...] | None = setting(None, doc="decoupled weight decay" + _BY, key=True)
     schedule: tuple[str, ...] = setting(
-        ("cosine",), doc="learning rate by step, ending at 0", key=True, choices=SCHEDULES
+        (defaults.SCHEDULE,), doc="learning rate by step, ending at 0", key=True, choices=SCHEDULES
     )
     scale: tuple[str, ...] | None = setting(
         None, doc="scaling of features, learned on the training rows only" + _BY, key=True, choices=SCALES
     )
-    q: tuple[float, ...] = setting((0.7,), doc="power of the GCE loss, in (0, 1]", key=True)
+    q: tuple[float, ...] = setting((defaults.Q,), doc="power of the GCE loss, in (0, 1]", key=True)
     weight_mse: tuple[float, ...] | None = setting(None, doc="nmtune: weight of the consistency term" + _BY, key=True)
     weight_cov: tuple[float, ...] | None = setting(None, doc="nmtune: weight of the covariance term" + _BY, key=True)
     weight_svd: tuple[float, ...] | None = setting(
@@ -61,34 +63,43 @@ class Config:
         None, doc="nmtune: sum over dimensions (row) or mean (elem)" + _BY, key=True, choices=("row", "elem")
     )
     width: tuple[int, ...] = setting(
-        (4,), doc="mlp, nmtune: hidden width, in multiples of the feature dimension", key=True
+        (defaults.WIDTH,), doc="mlp, nmtune: hidden width, in multiples of the feature dimension", key=True
     )
-    layers: tuple[int, ...] = setting((2,), doc="mlp, nmtune: linear layers of the transformation", key=True)
+    layers: tuple[int, ...] = setting(
+        (defaults.LAYERS,), doc="mlp, nmtune: linear layers of the transformation", key=True
+    )
     activation: tuple[str, ...] = setting(
-        ("relu",), doc="mlp, nmtune: between the layers", key=True, choices=ACTIVATIONS
+        (defaults.ACTIVATION,), doc="mlp, nmtune: between the layers", key=True, choices=ACTIVATIONS
     )
     batch_norm: bool | None = setting(
         None, doc="mlp, nmtune: batch normalisation before the activation" + _BY, key=True
     )
     residual: bool | None = setting(None, doc="mlp, nmtune: Z = s * MLP(F) + F, s learned" + _BY, key=True)
     probe_epochs: tuple[int, ...] | None = setting(None, doc="turn: epochs of the probe" + _BY, key=True)
-    probe_loss: tuple[str, ...] = setting(("gce",), doc="turn: loss of the probe", key=True, choices=LOSSES)
+    probe_loss: tuple[str, ...] = setting(
+        (defaults.PROBE_LOSS,), doc="turn: loss of the probe", key=True, choices=LOSSES
+    )
     probe_lr: tuple[float, ...] | None = setting(None, doc="turn: learning rate of the probe" + _BY, key=True)
     probe_weight_decay: tuple[float, ...] | None = setting(None, doc="turn: decay of the probe" + _BY, key=True)
-    tau: tuple[float, ...] = setting((0.6,), doc="turn: posterior above which a sample counts as clean", key=True)
+    tau: tuple[float, ...] = setting(
+        (defaults.TAU,), doc="turn: posterior above which a sample counts as clean", key=True
+    )
     cleanse: tuple[str, ...] = setting(
-        ("each",), doc="turn: cleanse never, once or before each epoch", key=True, choices=CLEANSE
+        (defaults.CLEANSE,), doc="turn: cleanse never, once or before each epoch", key=True, choices=CLEANSE
     )
     fft_epochs: tuple[int, ...] | None = setting(None, doc="turn: epochs of full fine-tuning" + _BY, key=True)
     fft_lr: tuple[float, ...] | None = setting(None, doc="turn: learning rate of fine-tuning" + _BY, key=True)
     fft_weight_decay: tuple[float, ...] | None = setting(None, doc="turn: decay of fine-tuning" + _BY, key=True)
     fft_batch_size: tuple[int, ...] | None = setting(None, doc="turn: images a step" + _BY, key=True)
     fft_optimizer: tuple[str, ...] = setting(
-        ("adamw",), doc="turn: optimiser of fine-tuning", key=True, choices=OPTIMIZERS
+        (defaults.FFT_OPTIMIZER,), doc="turn: optimiser of fine-tuning", key=True, choices=OPTIMIZERS
     )
-    fft_loss: tuple[str, ...] = setting(("ce",), doc="turn: loss of fine-tuning", key=True, choices=LOSSES)
+    fft_loss: tuple[str, ...] = setting((defaults.FFT_LOSS,), doc="turn: loss of fine-tuning", key=True, choices=LOSSES)
+    fft_batch_norm: tuple[str, ...] = setting(
+        ("frozen",), doc="turn: statistics of BatchNorm: the backbone's, or each batch's", key=True, choices=BATCH_NORM
+    )
     augment: tuple[str, ...] = setting(
-        ("none",), doc="turn: weak = random flip and shift while fine-tuning", key=True, choices=AUGMENT
+        (defaults.AUGMENT,), doc="turn: weak = random flip and shift while fine-tuning", key=True, choices=AUGMENT
     )
     spectra: bool = setting(True, doc="SVE and LSVR of the transformed space on each evaluation split", key=True)
     predictions: bool = setting(True, doc="keep every sample's prediction", key=True)

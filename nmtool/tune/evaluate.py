@@ -109,7 +109,7 @@ def spectrum_of(Z: Array) -> tuple[float, float] | None:
 def spectra(
     heads: LinearHeads, feed: Feed, targets: Sequence[Target], bench: Bench
 ) -> list[list[tuple[float, float] | None]]:
-    """SVE and LSVR of what enters each head's classifier, [split][head]; spaces that heads share are decomposed once."""
+    """SVE and LSVR of what enters each head's classifier, [split][head]; shared spaces are decomposed once."""
     found: list[list[tuple[float, float] | None]] = []
     here: dict[tuple[object, ...], tuple[float, float] | None] = {}
     for number, target in enumerate(targets):

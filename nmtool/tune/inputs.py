@@ -69,11 +69,13 @@ class Inputs:
         train: features to train on.
         targets: splits to evaluate on; the first is the in-domain one.
         labels: labels artifacts with their paths.
+        dim: of the features.
     """
 
     train: Source
     targets: tuple[Source, ...]
     labels: tuple[tuple[Artifact, str], ...]
+    dim: int
 
 
 def resolve(config: Config) -> Inputs:
@@ -103,7 +105,7 @@ def resolve(config: Config) -> Inputs:
     labels = tuple((_labels(path), path) for path in config.labels)
     if len({a.manifest.content for a, _ in labels}) < len(labels):
         raise UsageError("--labels names the same labels twice", "each artifact once")
-    return Inputs(train=train, targets=(test, *ood), labels=labels)
+    return Inputs(train=train, targets=(test, *ood), labels=labels, dim=_dim(train))
 
 
 def _source(artifact: Artifact, split: str, shown: str) -> Source:
@@ -156,15 +158,18 @@ def _check_fits(ood: Source, train: Source) -> None:
             f"that of the training features ({_name(train)})",
             "extract both with the same MODEL and flags",
         )
-    dims = [array_shape(s.artifact, STORE, f"{s.split}/features")[0][1] for s in (ood, train)]
-    if dims[0] != dims[1]:
-        raise DataError(f"{where} has {dims[0]} dimensions", f"{dims[1]}, as the training features")
+    if _dim(ood) != _dim(train):
+        raise DataError(f"{where} has {_dim(ood)} dimensions", f"{_dim(train)}, as the training features")
     if not set(ood.classes) & set(train.classes):
         raise DataError(
             f"{where} has no class of the training split (it has {', '.join(ood.classes[:5]) or 'none'})",
             f"class names among {', '.join(train.classes[:5])}{', …' if len(train.classes) > 5 else ''}",
             "classes are joined by name: rename them, or give the class names with the data",
         )
+
+
+def _dim(source: Source) -> int:
+    return int(array_shape(source.artifact, STORE, f"{source.split}/features")[0][1])
 
 
 def _name(source: Source) -> str:

@@ -37,8 +37,9 @@ def load(
         present = np.unique(overlay.y[overlay.y >= 0])
         if len(present) < 2:
             names = ", ".join(table.labels.classes[c] for c in present)
+            count = f"{len(present)} class" + ("" if len(present) == 1 else "es")
             raise DataError(
-                f"split {table.split} of {table.source} trains on {len(present)} class{'es' * (len(present) != 1)} ({names})",
+                f"split {table.split} of {table.source} trains on {count} ({names})",
                 "rows of at least two classes",
             )
     targets = tuple(

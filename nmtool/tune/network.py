@@ -60,6 +60,16 @@ class Network(nn.Module):
         out: Tensor = self.classifier(self.transform(pixels))
         return out
 
+    def freeze_statistics(self) -> None:
+        """BatchNorm layers keep the backbone's statistics, scale and shift still learning.
+
+        A clean subset of a few batches moves the weights faster than running averages follow: on digits, 2 batches an
+        epoch, test accuracy fell from .99 to .65 in four epochs while training accuracy rose.
+        """
+        for module in self.modules():
+            if isinstance(module, _NORMS):
+                module.eval()
+
     def has_batch_norm(self) -> bool:
         """Whether a batch of one image can't be trained on."""
         return any(isinstance(m, _NORMS) for m in self.modules())
@@ -83,7 +93,7 @@ def batches(rows: Int, size: int) -> Iterator[Int]:
 def train_epoch(
     network: Network, optimizer: torch.optim.Optimizer, shots: Shots, rows: Int, noisy: Int, run: Run, epoch: int
 ) -> dict[str, float]:
-    """One epoch of full fine-tuning on ``rows``; BatchNorm layers use and update batch statistics, as in training.
+    """One epoch of full fine-tuning on ``rows``; BatchNorm layers use the statistics that ``batch_norm`` says.
 
     A last batch of one image is left out where the network has BatchNorm.
 
@@ -93,8 +103,10 @@ def train_epoch(
     f = run.finetune
     assert f is not None
     network.train()
+    if f.batch_norm == "frozen":
+        network.freeze_statistics()
     order = subset.order(rows, run.seed, epoch, "finetune")
-    single = network.has_batch_norm()
+    single = network.has_batch_norm() and f.batch_norm == "train"
     total, hits, seen = 0.0, 0, 0
     for step, part in enumerate(batches(order, f.batch_size)):
         if single and len(part) == 1:

@@ -90,7 +90,8 @@ def to_bytes(outcomes: Sequence[Outcome]) -> bytes:
 
 def from_bytes(data: bytes) -> list[Outcome]:
     """What ``to_bytes`` wrote."""
-    tensors = load_tensors(data)
+    # Sorted: safetensors returns them in an order that differs from process to process.
+    tensors = dict(sorted(load_tensors(data).items()))
     outcomes = []
     for i, body in enumerate(metadata(data)):
         part = {k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{i}/")}

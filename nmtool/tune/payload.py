@@ -33,6 +33,9 @@ _SCORES = (
 )
 
 
+_CLEANSING = ("run", "round", "row", "sample", "noisy", "clean", "loss", "posterior", "selected", "drawn")
+
+
 def run_name(index: int) -> str:
     """``run_0007``: how a run's tensors are named in ``heads.safetensors``."""
     return f"run_{index:04d}"
@@ -137,7 +140,7 @@ def _cleansing(outcomes: Sequence[Outcome], material: Material) -> dict[str, Any
             }
         )
     out: dict[str, Any] = {}
-    for name in tables[0]:
+    for name in _CLEANSING:
         parts = [t[name] for t in tables]
         out[name] = [s for p in parts for s in p] if name == "sample" else np.concatenate(parts)
     return out

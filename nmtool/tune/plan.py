@@ -27,6 +27,7 @@ _TURN = (
     "fft_batch_size",
     "fft_optimizer",
     "fft_loss",
+    "fft_batch_norm",
     "augment",
 )
 _TURN_PROBE = ("probe_loss", "probe_epochs", "batch_size", "probe_lr", "probe_weight_decay", "schedule", "scale", "q")
@@ -86,6 +87,7 @@ class Finetune:
     batch_size: int
     optimizer: str
     loss: str
+    batch_norm: str
     augment: str
 
 
@@ -158,8 +160,12 @@ def from_json(body: Mapping[str, Any]) -> Run:
     return Run(**{k: parts[k](**v) if k in parts and v is not None else v for k, v in body.items()})
 
 
-def axes(config: Config) -> dict[str, dict[str, list[Any]]]:
+def axes(config: Config, dim: int) -> dict[str, dict[str, list[Any]]]:
     """The values of every setting in use, unset ones filled in, by ``METHOD/LOSS``: this is what the key holds.
+
+    Args:
+        config: what was asked.
+        dim: of the features: a default may depend on it.
 
     Raises:
         UsageError: an unknown method, a number out of range, or one that stands twice.
@@ -169,7 +175,7 @@ def axes(config: Config) -> dict[str, dict[str, list[Any]]]:
         method_named(method)
         # The default of a number may depend on the loss, so the losses are apart. TURN has losses of its own.
         for loss in [""] if method == "turn" else _once(config.loss, "--loss"):
-            lists = {name: _values(config, method, loss, name) for name in AXES[method]}
+            lists = {name: _values(config, method, loss, name, dim) for name in AXES[method]}
             out[f"{method}/{loss}" if loss else method] = {**lists, "loss": [loss]} if loss else lists
     return out
 
@@ -183,14 +189,20 @@ def seeds(config: Config) -> tuple[int, ...]:
     return chosen
 
 
-def expand(config: Config, overlays: int) -> tuple[Run, ...]:
-    """Every run: the product of methods, labels, fractions, seeds and each method's own lists, in that order."""
+def expand(config: Config, overlays: int, dim: int) -> tuple[Run, ...]:
+    """Every run: the product of methods, each method's own lists, labels, fractions and seeds, in that order.
+
+    Args:
+        config: what was asked.
+        overlays: number of labels artifacts; 0: the data's own labels.
+        dim: of the features.
+    """
     fractions = _once(config.fraction, "--fraction")
     for fraction in fractions:
         if not 0 < fraction <= 1:
             raise UsageError(f"--fraction has {fraction:g}", "shares above 0 and at most 1")
     runs: list[Run] = []
-    for name, lists in axes(config).items():
+    for name, lists in axes(config, dim).items():
         method = name.split("/")[0]
         for values in itertools.product(*lists.values()):
             parts = _parts(method, dict(zip(lists, values, strict=True)))
@@ -247,10 +259,10 @@ _RANGES: Mapping[str, tuple[float, float, bool]] = {
 }
 
 
-def _values(config: Config, method: str, loss: str, name: str) -> list[Any]:
+def _values(config: Config, method: str, loss: str, name: str, dim: int) -> list[Any]:
     given = getattr(config, name)
     if given is None:
-        given = default(method, loss, config.preset, name)
+        given = default(method, loss, config.preset, name, dim)
     values = _once(given if isinstance(given, tuple) else (given,), "--" + name.replace("_", "-"))
     low, high, closed = _RANGES.get(name, (0, 0, True))
     for value in values if name in _RANGES else ():

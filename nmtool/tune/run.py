@@ -30,10 +30,12 @@ def run(config: Config, session: Session) -> ArtifactRef:
         DataError: labels of another dataset, features that are not finite, one class only, no common class.
         DivergedError: a loss that is not finite; nothing is written.
     """
-    runs = plan.expand(config, len(config.labels))
+    for name in config.method:  # before a path is looked at: a wrong word is a wrong word
+        method_named(name)
+    found = opening.resolve(config)
+    runs = plan.expand(config, len(config.labels), found.dim)
     if len(runs) > _MOST_RUNS:
         raise UsageError(f"{len(runs)} runs in one call", f"at most {_MOST_RUNS}", "ask for fewer values at once")
-    found = opening.resolve(config)
     return produce(
         session,
         _recipe(config, found),
@@ -48,7 +50,7 @@ def run(config: Config, session: Session) -> ArtifactRef:
 def _recipe(config: Config, found: Inputs) -> Recipe:
     """Resolved values only, of the methods asked: what is spelled out or left to its default has one key."""
     resolved: dict[str, object] = {
-        "methods": plan.axes(config),
+        "methods": plan.axes(config, found.dim),
         "seeds": list(plan.seeds(config)),
         "fraction": list(config.fraction),
         "train": found.train.split,

@@ -2,7 +2,8 @@
 
 Step 1 and the first cleansing need cached features alone; images and backbone are opened only after them. What the
 paper leaves open is settled so: mixtures by class of the noisy label, cross-entropy for fine-tuning, constant learning
-rate, one optimiser for all rounds, the probe's head carried over, BatchNorm in training mode, the last epoch reported.
+rate, one optimiser for all rounds, the probe's head carried over, BatchNorm with the backbone's statistics (or, asked
+for, in training mode), the last epoch reported.
 """
 
 from __future__ import annotations
@@ -207,7 +208,7 @@ class _Finetuning:
                 f"optimizer/{i}/{k}": torch.as_tensor(v).contiguous() for k, v in state.items() if v is not None
             }
         for i, found in enumerate(self.rounds):
-            tensors |= {f"round/{i}/{k}": torch.from_numpy(getattr(found, k)) for k in _ROUND}
+            tensors |= {f"round/{i}/{k}": torch.tensor(getattr(found, k)) for k in _ROUND}
         plain = [
             {"number": r.number, "per_class": r.per_class, "small": r.small_classes, "empty": r.empty_classes}
             for r in self.rounds

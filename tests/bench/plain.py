@@ -89,6 +89,8 @@ def linear_head(
     rows = torch.cat([r[torch.randperm(len(r))[: int(fraction * len(r))]] for r in _by_class(y, classes)])
     loader = DataLoader(TensorDataset(X[rows], y[rows]), batch_size=batch_size, shuffle=True)
     head = nn.Linear(X.shape[1], classes)
+    nn.init.kaiming_uniform_(head.weight)  # as the papers' authors start theirs
+    nn.init.zeros_(head.bias)
     optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * len(loader))
     accuracy = 0.0

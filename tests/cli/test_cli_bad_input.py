@@ -91,7 +91,7 @@ def test_a_small_png_that_unpacks_to_170_megapixels(nmtool: Callable, folder: Pa
     assert len(bomb) < 30_000
     (folder / "train/cat/bomb.png").write_bytes(bomb)
     ran = nmtool("extract", "timm:test_resnet", "folder:photos", *TINY, "-o", "features")
-    expect(ran, 65, "bomb.png", "13000")
+    expect(ran, 65, "bomb.png", "64 megapixels")
     assert leftovers(tmp_path) == []
 
 
@@ -128,7 +128,11 @@ def test_a_corrupted_chunk(nmtool: Callable, ok: Callable, folder: Path, tmp_pat
     data = bytearray(chunk.read_bytes())
     data[40] ^= 1
     chunk.write_bytes(data)
-    for command in (("spectrum", "features:train"), ("tune", "features", "--method", "lp"), ("verify", "features", "--full")):
+    for command in (
+        ("spectrum", "features:train"),
+        ("tune", "features", "--method", "lp"),
+        ("verify", "features", "--full"),
+    ):
         expect(nmtool(*command), 76, "features/c/0/0")
     assert leftovers(tmp_path) == ["features", *(["nmruns"] if (tmp_path / "nmruns").exists() else [])]
     assert not list(tmp_path.glob("nmruns/*/*/manifest.json"))
@@ -155,7 +159,9 @@ def test_a_class_named_as_an_end_of_script(ok: Callable, tmp_path: Path) -> None
     rng = np.random.default_rng(0)
     names = np.array(["</script><img src=x onerror=alert(1)>", "=1+1", "plain"])
     X = rng.normal(size=(60, 6)).astype(np.float32)
-    np.savez(tmp_path / "x.npz", X_train=X, y_train=np.arange(60) % 3, X_test=X, y_test=np.arange(60) % 3, classes=names)
+    np.savez(
+        tmp_path / "x.npz", X_train=X, y_train=np.arange(60) % 3, X_test=X, y_test=np.arange(60) % 3, classes=names
+    )
     features = ok("extract", "none", "arrays:x.npz").path
     labels = ok("inject-noise", "arrays:x.npz", "--type", "symmetric", "--ratio", "0.3").path
     heads = ok("tune", features, "--method", "lp", "--labels", labels, "--epochs", "2").path

@@ -110,7 +110,7 @@ def test_config_files(nmtool: Callable, ok: Callable, tmp_path: Path) -> None:
     flag_wins = ok("inject-noise", "digits", "--config", "good.toml", "--ratio", "0.2", "--json").json
     assert flag_wins["ratio_requested"] == 0.2
     for text, words in (
-        ('[inject-noise]\nraito = 0.1\n', "did you mean ratio"),
+        ("[inject-noise]\nraito = 0.1\n", "did you mean ratio"),
         ('[inject-noise]\nratio = "lots"\n', "ratio"),
         ("[inject_noise]\nratio = 0.1\n", "inject-noise"),
         ("[inject-noise\n", "TOML"),
@@ -203,7 +203,15 @@ def test_every_keyed_setting_changes_the_key(ok: Callable, tmp_path: Path) -> No
 def test_under_cron(tmp_path: Path) -> None:
     """P28: no HOME, no terminal, a C locale, umask 077."""
     done = subprocess.run(
-        ["env", "-i", f"PATH={os.environ['PATH']}", "LANG=C", "sh", "-c", f'umask 077; exec "{sys.executable}" -m nmtool {" ".join(INJECT)}'],
+        [
+            "env",
+            "-i",
+            f"PATH={os.environ['PATH']}",
+            "LANG=C",
+            "sh",
+            "-c",
+            f'umask 077; exec "{sys.executable}" -m nmtool {" ".join(INJECT)}',
+        ],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -223,7 +231,11 @@ def test_a_cached_call_is_light_and_fast(ok: Callable, tmp_path: Path) -> None:
         "sys.stderr.write(repr(heavy)); sys.exit(code)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *INJECT, "--quiet"], capture_output=True, text=True, cwd=tmp_path, env=dict(os.environ)
+        [sys.executable, "-c", code, *INJECT, "--quiet"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=dict(os.environ),
     )
     assert done.returncode == 0
     assert done.stderr == "[]"

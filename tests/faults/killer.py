@@ -73,7 +73,11 @@ def main() -> None:
             kept += sum(after.get(path) == inode for path, inode in before.items())
             rewritten += sum(path in after and after[path] != inode for path, inode in before.items())
         if done:
-            print(json.dumps({"code": os.waitstatus_to_exitcode(status), "kills": kills, "kept": kept, "rewritten": rewritten}))
+            print(
+                json.dumps(
+                    {"code": os.waitstatus_to_exitcode(status), "kills": kills, "kept": kept, "rewritten": rewritten}
+                )
+            )
             return
 
 

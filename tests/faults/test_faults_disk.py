@@ -56,7 +56,9 @@ def test_a_full_disk_is_74_and_the_work_goes_on_after(features_file: Path, tmp_p
         "PYTHON": sys.executable,
         "DATA": f"arrays:{features_file}",
     }
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", SMALL_DISK], env=env, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", SMALL_DISK], env=env, capture_output=True, text=True, timeout=200
+    )
     assert done.returncode == 0, done.stderr
     assert (logs / "full.code").read_text().strip() == "74", (logs / "full.err").read_text()
     message = (logs / "full.err").read_text()
@@ -73,7 +75,9 @@ def test_a_full_disk_is_74_and_the_work_goes_on_after(features_file: Path, tmp_p
 
 def test_a_file_size_limit_is_74(features_file: Path, tmp_path: Path) -> None:
     """EFBIG, as a quota would: the second way a write can find no room."""
-    command = f'ulimit -f 2000; trap "" XFSZ; exec "{sys.executable}" -m nmtool extract none "arrays:{features_file}" -o out'
+    command = (
+        f'ulimit -f 2000; trap "" XFSZ; exec "{sys.executable}" -m nmtool extract none "arrays:{features_file}" -o out'
+    )
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode == 74, done.stderr
     assert "Traceback" not in done.stderr
@@ -83,10 +87,12 @@ def test_a_file_size_limit_is_74(features_file: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(not _can_unshare(), reason="no unprivileged mount namespaces here (unshare -rm)")
 def test_a_read_only_disk_is_74(features_file: Path, tmp_path: Path) -> None:
     script = (
-        f'mkdir -p ro && mount -t tmpfs -o ro tmpfs ro && '
+        f"mkdir -p ro && mount -t tmpfs -o ro tmpfs ro && "
         f'"{sys.executable}" -m nmtool extract none "arrays:{features_file}" -o ro/features'
     )
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 74, done.stderr
     assert "Read-only" in done.stderr
 

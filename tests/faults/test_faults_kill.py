@@ -34,7 +34,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("pictures")
     X = rng.integers(0, 255, (12_000, 16, 16, 3), dtype=np.uint8)
-    np.savez(folder / "x.npz", X_train=X, y_train=rng.integers(0, 4, len(X)), X_test=X[:500], y_test=rng.integers(0, 4, 500))
+    np.savez(
+        folder / "x.npz", X_train=X, y_train=rng.integers(0, 4, len(X)), X_test=X[:500], y_test=rng.integers(0, 4, 500)
+    )
     return folder / "x.npz"
 
 
@@ -56,11 +58,22 @@ def test_extract_survives_being_killed(pictures: Path, tmp_path: Path, ok: Calla
 
 
 def test_pretrain_survives_being_killed(pictures: Path, tmp_path: Path, ok: Callable) -> None:
-    argv = ("pretrain", "digits", "--split", "pretrain", "--arch", "test_resnet", "--image-size", "16", "--epochs", "12")
+    argv = (
+        "pretrain",
+        "digits",
+        "--split",
+        "pretrain",
+        "--arch",
+        "test_resnet",
+        "--image-size",
+        "32",
+        "--epochs",
+        "40",
+    )
     whole = ok(*argv, "-o", "whole", "--json", env={"OMP_NUM_THREADS": "1"}).json
     arena = tmp_path / "arena"
     arena.mkdir()
-    told = killed(arena, 2, KILLS, 2.5, *argv, "-o", "out")
+    told = killed(arena, 2, KILLS, 1.5, *argv, "-o", "out")
     assert told["kills"] >= 5
     artifact = open_artifact(arena / "out")
     verify(artifact, (1, 1))

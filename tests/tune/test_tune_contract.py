@@ -17,16 +17,13 @@ from nmtool.artifact.open import open_artifact
 from nmtool.errors import DataError, UsageError
 from nmtool.tune.method import METHODS, method_named
 
-pytestmark = pytest.mark.parametrize("method", METHODS)
+every_method = pytest.mark.parametrize("method", METHODS)
+# What features alone can show; the others go through these with images in their own tests.
+on_features = pytest.mark.parametrize("method", [m for m, r in METHODS.items() if r.needs <= {"features"}])
 FEW: dict[str, Any] = {"epochs": 3, "probe_epochs": 6, "fft_epochs": 2, "batch_size": 50, "fft_batch_size": 32}
-LP_WELL: dict[str, Any] = {"lr": 0.02}
 
 
-def features_only(method: str) -> None:
-    if not METHODS[method].needs <= {"features"}:
-        pytest.skip(f"{method} needs images: its own tests cover this on the digits' images")
-
-
+@every_method
 def test_shapes_scores_and_predictions(method: str, given: Given, store: Path) -> None:
     ref = tune(store, given.features, method=method, seeds=(0, 1), labels=str(given.labels.path), **FEW)
     rows = results(ref)
@@ -47,6 +44,7 @@ def test_shapes_scores_and_predictions(method: str, given: Given, store: Path) -
     assert {r["source"] for r in shown} == {str(given.features.path)}
 
 
+@every_method
 def test_no_path_in_the_payload(method: str, given: Given, store: Path) -> None:
     ref = tune(store, given.features, method=method, **FEW)
     for file in (ref.path / "data").rglob("*"):
@@ -54,6 +52,7 @@ def test_no_path_in_the_payload(method: str, given: Given, store: Path) -> None:
             assert str(store.parent).encode() not in file.read_bytes()
 
 
+@every_method
 def test_the_same_seed_gives_the_same_content_and_another_does_not(method: str, given: Given, tmp_path: Path) -> None:
     contents = [
         tune(tmp_path / name, given.features, method=method, seed=seed, **FEW).content
@@ -63,9 +62,9 @@ def test_the_same_seed_gives_the_same_content_and_another_does_not(method: str, 
     assert contents[0] != contents[2]
 
 
+@on_features
 def test_the_head_loads_in_plain_torch(method: str, given: Given, store: Path) -> None:
     """Ten lines of PyTorch, no nmtool, give the predictions that are on record."""
-    features_only(method)
     ref = tune(store, given.features, method=method, scale=("standardize",), batch_norm=True, residual=True, **FEW)
     tensors = load_file(ref.path / "data" / "heads.safetensors")
     head = {k.removeprefix("run_0000."): v for k, v in tensors.items()}
@@ -84,6 +83,7 @@ def test_the_head_loads_in_plain_torch(method: str, given: Given, store: Path) -
     np.testing.assert_allclose(found["confidence"], logits.softmax(1).max(1).values.numpy(), atol=1e-4)
 
 
+@every_method
 def test_the_header_of_the_heads_says_what_a_reader_needs(method: str, given: Given, store: Path) -> None:
     ref = tune(store, given.features, method=method, **FEW)
     data = (ref.path / "data" / "heads.safetensors").read_bytes()
@@ -95,16 +95,16 @@ def test_the_header_of_the_heads_says_what_a_reader_needs(method: str, given: Gi
     assert header["run_0000.classifier.weight"]["shape"] == [10, meta["dim"]]
 
 
+@on_features
 def test_one_class_is_refused(method: str, given: Given, store: Path) -> None:
-    features_only(method)
     splits = digit_splits()
     features = write_features(store, {k: (x[y == 3], y[y == 3]) for k, (x, y) in splits.items()})
     with pytest.raises(DataError, match=r"trains on 1 class \(three\).*at least two"):
         tune(store, features, method=method, **FEW)
 
 
+@on_features
 def test_marked_rows_take_no_part(method: str, given: Given, store: Path) -> None:
-    features_only(method)
     features = write_features(store, digit_splits(), bad={"train": [0, 7, 8], "test": [5]})
     ref = tune(store, features, method=method, **FEW)
     row = results(ref)[0]
@@ -115,16 +115,16 @@ def test_marked_rows_take_no_part(method: str, given: Given, store: Path) -> Non
     assert train["excluded"] == 3
 
 
+@on_features
 def test_unmarked_nan_is_refused(method: str, given: Given, store: Path) -> None:
-    features_only(method)
     splits = digit_splits()
     splits["train"][0][4, 2] = np.nan
     with pytest.raises(DataError, match=r"1 rows of split train .* not finite .*train/00004"):
         tune(store, write_features(store, splits), method=method, **FEW)
 
 
+@on_features
 def test_a_class_absent_from_test(method: str, given: Given, store: Path) -> None:
-    features_only(method)
     splits = digit_splits()
     x, y = splits["test"]
     features = write_features(store, {**splits, "test": (x[y != 6], y[y != 6])})
@@ -133,46 +133,47 @@ def test_a_class_absent_from_test(method: str, given: Given, store: Path) -> Non
     assert 0 <= row["mean_per_class"] <= 1
 
 
+@on_features
 @pytest.mark.parametrize(("rows", "dim"), [(60, 1), (11, 64), (3, 64)])
 def test_one_dimension_and_fewer_rows_than_dimensions(
     method: str, given: Given, store: Path, rows: int, dim: int
 ) -> None:
-    features_only(method)
     splits = {k: (x[:, 20 : 20 + dim], y) for k, (x, y) in digit_splits(rows, 40).items()}
     row = results(tune(store, write_features(store, splits), method=method, **FEW))[0]
     assert row["n_train"] == rows
     assert np.isfinite(row["accuracy"])
 
 
+@on_features
 def test_a_last_batch_of_one_row(method: str, given: Given, store: Path) -> None:
-    features_only(method)
     features = write_features(store, digit_splits(51, 40))
     ref = tune(store, features, method=method, batch_norm=True, **FEW)
     assert results(ref)[0]["n_train"] == 51
 
 
+@on_features
 def test_unlabelled_rows_take_no_part(method: str, given: Given, store: Path) -> None:
-    features_only(method)
     splits = digit_splits()
     splits["train"][1][:100] = -1
     assert results(tune(store, write_features(store, splits), method=method, **FEW))[0]["n_train"] == 400
 
 
+@on_features
 def test_labels_of_another_dataset_are_refused(method: str, given: Given, store: Path) -> None:
-    features_only(method)
     clean = digit_splits()["train"][1]
     shifted = (clean + 1) % 10
     wrong = write_labels(store, "train", shifted, shifted)
     with pytest.raises(DataError, match="another clean label"):
         tune(store, given.features, method=method, labels=str(wrong.path), **FEW)
     short = write_labels(store, "train", clean[:50], clean[:50])
-    with pytest.raises(DataError, match="450 of 500 samples .* have no label"):
+    with pytest.raises(DataError, match=r"450 of 500 samples .* have no label"):
         tune(store, given.features, method=method, labels=str(short.path), **FEW)
     other = write_labels(store, "train", clean, clean, classes=[f"c{i}" for i in range(10)])
-    with pytest.raises(DataError, match="the labels are for 10 classes"):
+    with pytest.raises(DataError, match=r"the labels are for 10 classes"):
         tune(store, given.features, method=method, labels=str(other.path), **FEW)
 
 
+@every_method
 def test_the_table_is_whole(method: str) -> None:
     record = method_named(method)
     assert record.needs <= {"features", "images", "backbone"}
@@ -181,6 +182,7 @@ def test_the_table_is_whole(method: str) -> None:
         method_named(method + "e")
 
 
+@every_method
 def test_content_is_sealed(method: str, given: Given, store: Path) -> None:
     ref = tune(store, given.features, method=method, predictions=False, spectra=False, **FEW)
     artifact = open_artifact(ref.path, "heads")

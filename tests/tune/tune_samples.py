@@ -19,7 +19,7 @@ from nmtool.records import ArtifactRef
 from nmtool.tune.config import Config
 from nmtool.tune.run import run
 
-NAMES = tuple("zero one two three four five six seven eight nine".split())
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 Splits = Mapping[str, tuple[Any, Any]]
 
 
@@ -71,9 +71,7 @@ def write_features(
     return produce(Session(store=store), recipe, name="pixels", config={}, build=build)
 
 
-def write_labels(
-    store: Path, split: str, clean: Any, noisy: Any, classes: Sequence[str] = NAMES
-) -> ArtifactRef:
+def write_labels(store: Path, split: str, clean: Any, noisy: Any, classes: Sequence[str] = NAMES) -> ArtifactRef:
     """A labels artifact as ``inject-noise`` lays it out."""
     clean, noisy = np.asarray(clean, dtype=np.int64), np.asarray(noisy, dtype=np.int64)
 
@@ -140,4 +138,5 @@ def table(ref: ArtifactRef, name: str) -> dict[str, Any]:
 def results(ref: ArtifactRef) -> list[dict[str, Any]]:
     """The rows of ``results.parquet``."""
     columns = table(ref, "results.parquet")
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    plain = [v.tolist() if isinstance(v, np.ndarray) else v for v in columns.values()]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*plain, strict=True)]

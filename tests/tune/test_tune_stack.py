@@ -1,0 +1,195 @@
+"""A stack of heads is what its heads are alone; AdamW is PyTorch's; gradients are those of float64 autograd."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Given
+from safetensors.numpy import load_file
+from torch import nn
+from tune_samples import results, tune
+
+from nmtool.numerics import losses
+from nmtool.tune import plan, stacks, subset
+from nmtool.tune.config import Config
+from nmtool.tune.mlp import MlpHeads
+from nmtool.tune.nmtune import Regularisers
+from nmtool.tune.optimise import StackAdamW, factor
+
+
+def heads_of(ref: Any) -> dict[str, Any]:
+    return dict(load_file(ref.path / "data" / "heads.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("method", "scale", "loss"), [("lp", "none", "ce"), ("lp", "standardize", "gce"), ("nmtune", "l2", "ce")]
+)
+def test_a_stack_equals_heads_trained_alone(pixels: Given, tmp_path: Path, method: str, scale: str, loss: str) -> None:
+    """To 2e-4 of each tensor's largest value after 30 steps: batched products round otherwise than single ones."""
+    common: dict[str, Any] = {"method": method, "scale": scale, "loss": loss, "epochs": 3, "batch_size": 50, "width": 1}
+    lists: dict[str, Any] = {"lr": (1e-3, 3e-3), "weight_decay": (0.0, 0.1), "seeds": (0, 5), "fraction": (0.5, 1.0)}
+    whole = tune(tmp_path / "stack", pixels.features, **common, **lists)
+    tensors, rows = heads_of(whole), results(whole)
+    assert len(rows) == 16
+    for row in (rows[0], rows[5], rows[10], rows[15]):
+        single = {k: (row[k],) for k in ("lr", "weight_decay", "fraction")}
+        alone = tune(tmp_path / "alone", pixels.features, **common, **single, seeds=(row["seed"],))
+        for name, tensor in heads_of(alone).items():
+            mine = tensors[name.replace("run_0000", f"run_{row['run']:04d}")]
+            assert np.abs(mine - tensor).max() <= 2e-4 * np.abs(tensor).max(), name
+        assert abs(results(alone)[0]["accuracy"] - row["accuracy"]) <= 1 / row["n"] + 1e-9
+
+
+def test_a_stack_cut_for_memory_gives_the_same(pixels: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    common: dict[str, Any] = {"method": "mlp", "epochs": 2, "seeds": (0, 1, 2), "width": 2}
+    whole = heads_of(tune(tmp_path / "whole", pixels.features, **common))
+    monkeypatch.setattr(stacks, "PLANNED_BYTES", {"cpu": 1})
+    cut = heads_of(tune(tmp_path / "cut", pixels.features, **common))
+    assert whole.keys() == cut.keys()
+    for name in whole:
+        np.testing.assert_allclose(cut[name], whole[name], atol=2e-4 * np.abs(whole[name]).max())
+
+
+def runs_of(**settings: Any) -> tuple[plan.Run, ...]:
+    return plan.expand(Config(features="-", **settings), 0, 64)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_stack_adamw_is_torchs_adamw(schedule: str) -> None:
+    runs = runs_of(lr=(0.1, 0.01), weight_decay=(0.0, 0.2), schedule=(schedule,), seeds=(0, 1))
+    runs = tuple(sorted(runs, key=lambda r: (r.probe.lr, r.probe.weight_decay)))
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(len(runs), 7, 3, generator=generator)
+    steps = [torch.randn(start.shape, generator=generator) for _ in range(12)]
+    stack = {"w": start.clone().requires_grad_()}
+    ours = StackAdamW(stack, runs, len(steps))
+    for gradient in steps:
+        stack["w"].grad = gradient.clone()
+        ours.step()
+    for k, run in enumerate(runs):
+        single = nn.Parameter(start[k].clone())
+        theirs = torch.optim.AdamW([single], lr=run.probe.lr, weight_decay=run.probe.weight_decay)
+        for step, gradient in enumerate(steps):
+            theirs.param_groups[0]["lr"] = run.probe.lr * factor(schedule, step, len(steps))
+            single.grad = gradient[k].clone()
+            theirs.step()
+        torch.testing.assert_close(stack["w"][k], single, rtol=1e-6, atol=1e-6)
+
+
+def test_the_cosine_is_torchs_cosine() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
+    for step in range(20):
+        assert 0.3 * factor("cosine", step, 20) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        cosine.step()
+    assert factor("cosine", 20, 20) == pytest.approx(0)
+    assert factor("linear", 20, 20) == 0
+
+
+def reference_loss(p: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor, terms: plan.Terms) -> torch.Tensor:
+    """NMTune Eq. 3 to 6 for one head, written again from the paper with autograd's own SVD."""
+    hidden = (x @ p["mlp.0.weight"] + p["mlp.0.bias"]).clamp_min(0)
+    z = hidden @ p["mlp.1.weight"] + p["mlp.1.bias"]
+    logits = z @ p["classifier.weight"] + p["classifier.bias"]
+    ce = nn.functional.cross_entropy(logits, y)
+    unit = [a / a.norm(dim=1, keepdim=True) for a in (x, z)]
+    mse = ((unit[0] - unit[1]) ** 2).sum(1).mean()
+    c = torch.cov(z.T)
+    cov = ((c - torch.diag(torch.diagonal(c))) ** 2).sum() / z.shape[1]
+    sigma = torch.linalg.svdvals(z)
+    svd = -sigma[: terms.svd_topk].mean() / sigma.sum()
+    return ce + terms.weight_mse * mse + terms.weight_cov * cov + terms.weight_svd * svd
+
+
+@pytest.mark.parametrize("rows", [24, 9])
+@pytest.mark.parametrize("topk", [1, 5])
+def test_nmtune_gradients_are_those_of_float64_autograd(rows: int, topk: int) -> None:
+    runs = runs_of(
+        method=("nmtune",), seeds=(0, 1), weight_mse=(0.5,), weight_cov=(0.3,), weight_svd=(2.0,), svd_topk=(topk,)
+    )
+    dim, classes = 12, 4
+    heads = MlpHeads(runs, dim, classes, torch.device("cpu"))
+    terms = Regularisers(runs, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(len(runs), rows, dim, generator=generator) + 0.5
+    y = torch.randint(0, classes, (len(runs), rows), generator=generator)
+    z = heads.transform(x, training=True)
+    total = losses.cross_entropy(heads.classify(z), y)
+    for name, value in terms(x, z).items():
+        total = total + terms.weights[name] * value
+    total.sum().backward()
+    for k, run in enumerate(runs):
+        assert run.terms is not None
+        p = {n: t.detach()[k].double().requires_grad_() for n, t in heads.parameters.items()}
+        expected = reference_loss(p, x[k].double(), y[k], run.terms)
+        expected.backward()
+        assert total[k].item() == pytest.approx(expected.item(), rel=1e-5)
+        for name, tensor in p.items():
+            got, want = heads.parameters[name].grad, tensor.grad
+            assert got is not None
+            assert want is not None
+            assert (got[k].double() - want).abs().max() <= 2e-5 * want.abs().max() + 1e-7, name
+
+
+def test_batch_norm_and_residual_are_torchs() -> None:
+    runs = runs_of(method=("mlp",), seeds=(0, 1), preset="released", layers=(3,), width=(2,))
+    dim = 6
+    heads = MlpHeads(runs, dim, 3, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(2)
+    batches = torch.randn(4, 2, 10, dim, generator=generator)
+    for k in range(2):
+        own = {n: t.detach()[k] for n, t in heads.parameters.items()}
+        widths = [dim, 12, 12, dim]
+        parts: list[nn.Module] = []
+        for i in range(3):
+            layer = nn.Linear(widths[i], widths[i + 1])
+            layer.load_state_dict({"weight": own[f"mlp.{i}.weight"].T, "bias": own[f"mlp.{i}.bias"][0]})
+            parts += [layer] if i == 2 else [layer, nn.BatchNorm1d(12), nn.ReLU()]
+        reference = nn.Sequential(*parts)
+        fresh = MlpHeads(runs, dim, 3, torch.device("cpu"))
+        for batch in batches:
+            got = fresh.transform(batch, training=True)[k]
+            torch.testing.assert_close(got, reference(batch[k]) + batch[k], rtol=1e-5, atol=1e-5)
+        reference.eval()
+        got = fresh.transform(batches[0], training=False)[k]
+        torch.testing.assert_close(got, reference(batches[0][k]) + batches[0][k], rtol=1e-5, atol=1e-5)
+
+
+def test_shares_are_stratified_nested_and_never_empty() -> None:
+    y = np.repeat([0, 1, 2, -1], [100, 10, 1, 5])
+    for seed in (0, 1):
+        shares = [set(subset.share(y, seed, f).tolist()) for f in (0.05, 0.29, 0.5, 1.0)]
+        assert all(a <= b for a, b in pairwise(shares))
+        counts = [np.bincount(y[list(s)], minlength=3).tolist() for s in shares]
+        assert counts == [[5, 1, 1], [29, 2, 1], [50, 5, 1], [100, 10, 1]]
+    assert subset.share(y, 0, 0.5).tolist() != subset.share(y, 1, 0.5).tolist()
+
+
+def test_all_methods_of_a_seed_start_alike(pixels: Given, tmp_path: Path) -> None:
+    """Seeds compare like with like: the classifier's start and the order of rows do not depend on method or share."""
+    tiny: dict[str, Any] = {"method": ("lp", "mlp"), "lr": 1e-30, "epochs": 1, "scale": "none", "fraction": (0.5, 1.0)}
+    tensors = heads_of(tune(tmp_path, pixels.features, **tiny))
+    first = tensors["run_0000.classifier.weight"]
+    assert all(np.array_equal(t, first) for n, t in tensors.items() if n.endswith("classifier.weight"))
+    order = subset.order(np.arange(10), 7, 1)
+    assert sorted(order.tolist()) == list(range(10))
+    assert not np.array_equal(order, subset.order(np.arange(10), 7, 2))
+
+
+def test_stacks_join_what_can_train_together() -> None:
+    from nmtool.tune.material import Overlay
+
+    y = np.arange(100) % 4
+    overlay = Overlay(name="", shown="", y=y, ratio=None)
+    runs = runs_of(method=("lp", "mlp"), loss=("ce", "gce"), seeds=(0, 1, 2), fraction=(0.5, 1.0), lr=(0.1, 0.2))
+    groups = stacks.stacks(runs, [overlay])
+    assert sorted(len(g) for g in groups) == [6] * 8
+    assert sorted(r.index for g in groups for r in g) == [r.index for r in runs]
+    assert all(replace(g[0], seed=0).stack_key() == r.stack_key() for g in groups for r in g)
