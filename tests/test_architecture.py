@@ -116,7 +116,10 @@ def test_importing_a_room_loads_nothing_heavy(room: str) -> None:
 
 
 def test_help_loads_not_even_numpy() -> None:
-    code = "import sys; sys.argv=['nmtool','--help']; from nmtool.cli import run; run(['--help']); sys.stderr.write(str('numpy' in sys.modules))"
+    code = (
+        "import sys; from nmtool.cli import run; sys.argv = ['nmtool', '--help']; run(['--help']);"
+        "sys.stderr.write(str('numpy' in sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "False"
     assert "inject-noise" in done.stdout

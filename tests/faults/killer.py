@@ -1,7 +1,7 @@
 """Runs one nmtool command again and again, killing it (-9) after random times, until it is done; prints what happened.
 
-One process imports torch and its friends once and forks each attempt, so that a kill falls into the stage's work and not
-into 40 imports. Each attempt is the real command line in a process of its own.
+One process imports torch and its friends once and forks each attempt, so that a kill falls into the stage's work and
+not into 40 imports. Each attempt is the real command line in a process of its own.
 
     python killer.py SEED MOST_KILLS LONGEST_S COMMAND…
 """

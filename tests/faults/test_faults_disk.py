@@ -1,4 +1,4 @@
-"""P3: a disk that is really full, really read-only, really not ours: a clean error, nothing visible, and going on after."""
+"""P3: a disk that is really full, read-only, not ours: a clean error, nothing visible, and going on afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""P1, P2: kill -9 at any moment leaves no artifact or a whole one, and the rerun ends with an uninterrupted run's content."""
+"""P1, P2: kill -9 at any moment leaves no artifact or a whole one; a rerun ends with an uninterrupted run's content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""P5: many processes that make the same artifact at once: one result, whole, for all of them; with and without locks."""
+"""P5: many processes that make the same artifact at once: one whole result for all, with and without locks."""
 
 from __future__ import annotations
 
