@@ -140,8 +140,6 @@ def _stage_command(command: str, room: str, doc: str) -> Callable[..., None]:
 
         shared = {name: given.pop(name) for name in _COMMON}
         flags = dict(given)
-        if "data_root" in flags and flags["data_root"] is None:
-            flags["data_root"] = os.environ.get("NMTOOL_DATA")
         table, file = _toml(shared["config"], command)
         config = resolve(config_class, flags, table, file)
         store = Path(shared["store"] or os.environ.get("NMTOOL_STORE") or "nmruns")

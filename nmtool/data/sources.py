@@ -21,12 +21,11 @@ SCHEMES = {
 _BY_SUFFIX = {".parquet": "table", ".csv": "table", ".tsv": "table", ".npz": "arrays"}
 
 
-def open_dataset(uri: str, *, data_root: Path | None = None, memo: Memo) -> Dataset:
+def open_dataset(uri: str, *, memo: Memo) -> Dataset:
     """Open a data URI: its names, labels and digests, no image decoded.
 
     Args:
         uri: ``folder:DIR``, ``table:FILE…``, ``arrays:FILE.npz`` or ``digits``.
-        data_root: where sources that go by a name keep their files; none of the present schemes does.
         memo: remembers the digests of what did not change, so that a repeated call reads little.
 
     Raises:

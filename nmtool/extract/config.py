@@ -46,7 +46,6 @@ class Config:
     )
     mean: tuple[float, ...] | None = setting(None, doc="mean of pixels in [0, 1], one or three numbers", key=False)
     std: tuple[float, ...] | None = setting(None, doc="their standard deviation, one or three numbers", key=False)
-    data_root: str | None = setting(None, doc="folder of datasets that go by a name", key=False)
     # Only random weights depend on it, and those are named by it in the encoder's specification.
     seed: int = setting(0, doc="seed of --untrained weights", key=False)
     device: str = setting("auto", doc="auto, cpu, cuda or cuda:N", key=False)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 from nmtool import settings
 from nmtool.artifact.format import canonical, sha256
@@ -36,8 +35,7 @@ def run(config: Config, session: Session) -> ArtifactRef:
     """
     if not 1 <= config.batch_size <= 1 << 16:
         raise UsageError(f"--batch-size is {config.batch_size}", "1 to 65536")
-    root = Path(config.data_root) if config.data_root is not None else None
-    dataset = open_dataset(config.data, data_root=root, memo=session.memo)
+    dataset = open_dataset(config.data, memo=session.memo)
     splits = choose_splits(dataset, config.split)
     kwargs = parse_kwargs(config.model_kwargs)
     resolved = _resolve(config, kwargs, dataset, session)
@@ -116,7 +114,6 @@ def _origin(config: Config, kwargs: Mapping[str, object]) -> dict[str, object]:
         "seed": config.seed,
         "overrides": overrides,
         "data": config.data,
-        "data_root": config.data_root,
     }
 
 

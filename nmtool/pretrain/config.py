@@ -49,7 +49,6 @@ class Config:
     compile: bool = setting(False, doc="torch.compile the model", key=True)
     checkpoint_every: int = setting(1, doc="epochs between checkpoints to resume from", key=False)
     checkpoint_steps: int = setting(0, doc="steps between checkpoints within an epoch (0: none)", key=False)
-    data_root: str | None = setting(None, doc="folder of datasets that go by a name", key=False)
     seed: int = setting(0, doc="of initial weights, order of samples and augmentation", key=True)
     device: str = setting("auto", doc="auto, cpu, cuda or cuda:N", key=False)
     workers: int = setting(0, doc="decoding threads (0: as many as there are cores, at most 8)", key=False)

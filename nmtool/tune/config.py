@@ -105,7 +105,6 @@ class Config:
     predictions: bool = setting(True, doc="keep every sample's prediction", key=True)
     keep_backbone: bool = setting(False, doc="turn: keep each run's fine-tuned backbone", key=True)
     data: str = setting("", doc="turn: images to read again; unset: from where extract read them", key=False)
-    data_root: str | None = setting(None, doc="turn: root of named datasets; unset: as extract's", key=False)
     model: str = setting("", doc="turn: backbone to read again; unset: from where extract read it", key=False)
     arch: str = setting("", doc="turn: architecture, with a weights file", key=False)
     model_kwargs: tuple[str, ...] = setting(

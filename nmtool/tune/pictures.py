@@ -96,7 +96,7 @@ def checked_sources(config: Config, found: Inputs, memo: Memo, device: torch.dev
         DataError: other weights, preprocessing or samples than the features were made from.
     """
     resolved = _backbone(config, found.train, memo)
-    opened: dict[tuple[str, str | None], Dataset] = {}
+    opened: dict[str, Dataset] = {}
     places = []
     for source in (found.train, *found.targets):
         own = source.artifact.manifest.content == found.train.artifact.manifest.content
@@ -156,22 +156,19 @@ def _backbone(config: Config, train: Source, memo: Memo) -> Resolved:
     return resolved
 
 
-def _dataset(
-    source: Source, config: Config | None, opened: dict[tuple[str, str | None], Dataset], memo: Memo
-) -> Dataset:
-    """The dataset of a source; ``--data`` and ``--data-root`` stand in for what the training features say."""
+def _dataset(source: Source, config: Config | None, opened: dict[str, Dataset], memo: Memo) -> Dataset:
+    """The dataset of a source; ``--data`` stands in for what the training features say."""
     origin = _origin(source)
     uri = (config.data if config else "") or str(origin.get("data") or "")
-    root = (config.data_root if config else None) or origin.get("data_root")
     if not uri:
         raise InputMissingError(f"{source.shown} does not say which data it is of", "images", "give --data")
-    if (uri, root) not in opened:
+    if uri not in opened:
         try:
-            opened[uri, root] = open_dataset(uri, data_root=Path(root) if root else None, memo=memo)
+            opened[uri] = open_dataset(uri, memo=memo)
         except InputMissingError as error:
             remedy = "give it with --data" if config else "extract it again from where it is now"
             raise InputMissingError(error.found, "the images that extract read", remedy) from None
-    return opened[uri, root]
+    return opened[uri]
 
 
 def _check_split(dataset: Dataset, source: Source) -> None:

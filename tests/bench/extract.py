@@ -159,7 +159,7 @@ def _encoder(config: Config) -> Encoder:
 
 def _alone(config: Config, images: Path, count: int) -> dict[str, Callable[[], object]]:
     """Decoding ``count`` images alone and encoding some of them alone, each in two ways."""
-    encoder, dataset = _encoder(config), open_dataset(config.data, data_root=None, memo=Memo(None))
+    encoder, dataset = _encoder(config), open_dataset(config.data, memo=Memo(None))
     threads, files = thread_count(0), sorted(images.glob("*/*.jpg"))
     p = encoder.spec.preprocessing
     assert p is not None
