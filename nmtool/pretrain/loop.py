@@ -115,7 +115,7 @@ def look(unread: list[tuple[int, torch.Tensor]], progress: checkpoint.Progress, 
         loss, right, right_clean = numbers
         if not math.isfinite(loss):
             raise DivergedError(
-                f"the cross-entropy is {loss} in epoch {step // per_epoch} at step {step}",
+                f"the cross-entropy is {loss} in epoch {step // per_epoch + 1} at step {step + 1}",
                 "a finite loss",
                 "take a smaller --lr, a longer --warmup-epochs, or --amp none",
             )
@@ -136,7 +136,7 @@ def finish_epoch(
 ) -> None:
     """Validate, write the epoch's line and begin new sums; raises ``DivergedError`` for weights that are not finite."""
     if not all(bool(torch.isfinite(p).all()) for p in model.state_dict().values()):
-        raise DivergedError(f"a weight is not finite after epoch {epoch}", "finite weights", "take a smaller --lr")
+        raise DivergedError(f"a weight is not finite after epoch {epoch + 1}", "finite weights", "take a smaller --lr")
     accuracy = None
     if images is not None and plan.validation is not None:
         accuracy = validate(model, pixels, images, plan.validation.clean, config, device)

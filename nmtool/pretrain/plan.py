@@ -149,7 +149,7 @@ def log_line(epoch: int, sums: Mapping[str, float], validation: float | None) ->
     """A line of ``log.jsonl``: means over the epoch's training batches, and the validation accuracy after it."""
     seen = sums["seen"]
     line: dict[str, object] = {
-        "epoch": epoch,
+        "epoch": epoch + 1,
         "loss": sums["loss"] / seen,
         "train_accuracy": sums["right"] / seen,
         "train_accuracy_clean": sums["right_clean"] / seen,

@@ -34,7 +34,7 @@ def test_it_learns_and_says_what_it_did(session: Session) -> None:
     assert metrics["validation_accuracy"] > 0.5  # ten classes
     assert {"arch", "objective", "epochs", "samples_per_s", "metrics", "n", "classes"} <= ref.summary.keys()
     log = [json.loads(line) for line in artifact.read("log.jsonl").splitlines()]
-    assert [line["epoch"] for line in log] == list(range(5))
+    assert [line["epoch"] for line in log] == [1, 2, 3, 4, 5]
     assert log[-1]["loss"] < log[0]["loss"]
     assert set(log[0]) == {"epoch", "loss", "train_accuracy", "train_accuracy_clean", "validation_accuracy"}
     assert len(session.report.lines) == 5  # type: ignore[attr-defined]
