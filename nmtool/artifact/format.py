@@ -123,7 +123,9 @@ def parse_table(data: bytes, where: str) -> tuple[FileEntry, ...]:
         row = parse(line, f"{where} line {number}")
         if not isinstance(row, dict) or set(row) != {"path", "size", "sha256"}:
             raise CorruptError(f"{where} line {number} has other fields", "path, size and sha256")
-        entries.append(FileEntry(path=check_inside(row["path"]), size=int(row["size"]), sha256=str(row["sha256"])))
+        if not isinstance(row["path"], str) or not isinstance(row["size"], int) or not isinstance(row["sha256"], str):
+            raise CorruptError(f"{where} line {number} has fields of other types", "text, a number and text")
+        entries.append(FileEntry(path=check_inside(row["path"]), size=row["size"], sha256=row["sha256"]))
     if table_bytes(entries) != data or len({e.path for e in entries}) != len(entries):
         raise CorruptError(f"{where} is not in canonical form", "sorted lines, each path once")
     return tuple(entries)
@@ -184,7 +186,11 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
             f"install nmtool >= {body.get('nmtool', 'that version')}",
         )
     seal = body.pop("seal", None)
-    if seal != sha256(canonical(body)):
+    try:
+        true = sha256(canonical(body))
+    except (ValueError, TypeError) as error:
+        raise CorruptError(f"{where} holds what no manifest can ({error})", "an unchanged manifest") from None
+    if seal != true:
         raise CorruptError(f"the seal of {where} does not match", "an unchanged manifest", "make the artifact again")
     try:
         inputs = tuple(InputRef(**i) for i in body.pop("inputs"))

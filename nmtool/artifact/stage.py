@@ -36,14 +36,16 @@ from nmtool.errors import (
     CorruptError,
     DataError,
     DivergedError,
-    InputMissingError,
     NmtoolError,
     UsageError,
 )
 from nmtool.records import ArtifactRef
 
 STAGING = ".nmtool-staging"
-_FINAL = (DataError, DivergedError, InputMissingError, UsageError)
+# What the same recipe would run into again; anything else may pass, and the work is kept for it.
+_FINAL = (DataError, DivergedError, UsageError)
+# What a staging folder holds beside the artifact, in the order in which it goes.
+_PRIVATE = ("journal.jsonl", "recipe.json", "owner.json")
 
 
 class Reporter(Protocol):
@@ -237,6 +239,12 @@ def produce(
         CorruptError: what is there is damaged.
     """
     key = recipe.key
+    command = session.command.encode("utf-8", "backslashreplace").decode()
+    try:  # now, and not after hours of work
+        fmt.canonical([dict(config), dict(origin or {})])
+    except UnicodeEncodeError:
+        raise UsageError("a path that is not UTF-8", "names in UTF-8: the manifest is", "rename or link it") from None
+    session = dataclasses.replace(session, command=command)
     out = session.out if session.out is not None else session.store / recipe.kind / f"{slug(name)}-{key[7:23]}"
     hit = _find(out, recipe, session)
     if hit is not None and not session.force:
@@ -255,6 +263,9 @@ def produce(
             hit = _find(out, recipe, session)
             if hit is not None:
                 return hit.ref(seconds=time.monotonic() - began)
+        sealed = _finish_sealed(out, key, recipe, session)
+        if sealed is not None:
+            return sealed.ref(cached=False, seconds=time.monotonic() - began)
         staging = _adopt(out, key) or _create(out, key, recipe)
         if staging.resumed:
             session.report.info(f"going on where an interrupted run stopped ({staging.resumed} files are there)")
@@ -262,7 +273,6 @@ def produce(
             summary = build(staging)
             artifact = _commit(staging, out, recipe, config, summary, origin or {}, session, began)
         except BaseException as error:
-            # What the same recipe would run into again is not worth keeping; what stopped it from outside is.
             if staging.is_empty() or isinstance(error, _FINAL):
                 shutil.rmtree(staging.path, ignore_errors=True)
             raise
@@ -280,7 +290,7 @@ def _find(out: Path, recipe: Recipe, session: Session) -> Artifact | None:
     try:
         artifact = open_artifact(out)
     except CorruptError:
-        if session.force:
+        if session.force and _is_ours(out):
             return None
         raise
     if artifact.manifest.key == recipe.key:
@@ -292,6 +302,15 @@ def _find(out: Path, recipe: Recipe, session: Session) -> Artifact | None:
         f"key {recipe.key[7:23]}",
         f"nmtool why {out} tells its recipe; --force replaces it, or choose another -o",
     )
+
+
+def _is_ours(out: Path) -> bool:
+    """Whether a damaged folder is provably an artifact and holds nothing else: only then may ``--force`` replace it."""
+    names = {path.name for path in out.iterdir()}
+    if out.is_symlink() or not names <= {"data", fmt.MANIFEST, fmt.TABLE, fmt.README}:
+        return False
+    readme = out / fmt.README
+    return readme.is_file() and b" artifact of nmtool " in readme.read_bytes()[:100]
 
 
 @contextlib.contextmanager
@@ -348,7 +367,7 @@ def _adopt(out: Path, key: str) -> Staging | None:
     prefix = _prefix(out, key)
     best: Staging | None = None
     for theirs in sorted(folder.glob("*")):
-        if not theirs.name.startswith(prefix) or not theirs.is_dir():
+        if not theirs.name.startswith(prefix) or not theirs.is_dir() or is_artifact(theirs):
             continue
         try:
             owner = Owner.from_bytes((theirs / "owner.json").read_bytes())
@@ -358,11 +377,11 @@ def _adopt(out: Path, key: str) -> Staging | None:
             continue
         mine = folder / (prefix + secrets.token_hex(16))
         try:
+            # The name of a living owner first, so that nobody adopts the folder from us; then the rename, which one wins.
+            _put(theirs, "owner.json", this_process().to_bytes())
             theirs.rename(mine)
-        except OSError:
+        except (OSError, BusyError):
             continue  # another adopter was faster
-        with contextlib.suppress(OSError):
-            (mine / "owner.json").unlink()
         _put(mine, "owner.json", this_process().to_bytes())
         staging = _reopen(mine)
         if best is None:
@@ -373,6 +392,27 @@ def _adopt(out: Path, key: str) -> Staging | None:
         else:
             shutil.rmtree(mine, ignore_errors=True)
     return best
+
+
+def _finish_sealed(out: Path, key: str, recipe: Recipe, session: Session) -> Artifact | None:
+    """Publish a staging that a dead run had sealed, and only not renamed yet."""
+    folder = out.parent / STAGING
+    for theirs in sorted(folder.glob("*")):
+        if not theirs.name.startswith(_prefix(out, key)) or not is_artifact(theirs):
+            continue
+        owner = theirs / "owner.json"
+        # No owner any more: its last step is a rename, which one of the two of us will do.
+        if owner.exists() and not is_dead(Owner.from_bytes(owner.read_bytes())):
+            continue
+        try:
+            shutil.rmtree(theirs / "work", ignore_errors=True)
+            for name in _PRIVATE:
+                (theirs / name).unlink(missing_ok=True)
+            if open_artifact(theirs).manifest.key == key:
+                return _publish(Staging(theirs, {}, 0), out, recipe, session)
+        except (NmtoolError, FileNotFoundError):
+            continue
+    return None
 
 
 def _reopen(path: Path) -> Staging:
@@ -440,15 +480,20 @@ def _commit(
 
 
 def _seal_folder(path: Path) -> None:
-    """Remove what is no part of the artifact, make the payload read-only, and make all names durable."""
-    for name in ("owner.json", "journal.jsonl", "recipe.json"):
-        (path / name).unlink(missing_ok=True)
-    shutil.rmtree(path / "work", ignore_errors=True)
+    """Make the payload read-only and all names durable; then remove what is no part of the artifact, its owner last.
+
+    Whoever is stopped in here leaves a sealed folder with an owner, or one that only lacks its rename: either is
+    published as it is by the next run.
+    """
     for folder, _, files in os.walk(path):
         for name in files:
             file = Path(folder) / name
             file.chmod(file.stat().st_mode & 0o555)
         fsync_folder(Path(folder))
+    shutil.rmtree(path / "work", ignore_errors=True)
+    for name in _PRIVATE:
+        (path / name).unlink(missing_ok=True)
+    fsync_folder(path)
 
 
 def _publish(staging: Staging, out: Path, recipe: Recipe, session: Session) -> Artifact:
@@ -459,11 +504,12 @@ def _publish(staging: Staging, out: Path, recipe: Recipe, session: Session) -> A
         out.rename(trash)
     try:
         os.rename(staging.path, out)
-    except OSError as error:
+    except BaseException as error:
         if trash is not None:
             trash.rename(out)
             raise
-        if error.errno not in (17, 39, 20):  # EEXIST, ENOTEMPTY, ENOTDIR
+        # EEXIST, ENOTEMPTY, ENOTDIR; ENOENT: another run published our sealed folder for us
+        if not isinstance(error, OSError) or error.errno not in (17, 39, 20, 2):
             raise
         winner = _find(out, recipe, session)
         shutil.rmtree(staging.path, ignore_errors=True)

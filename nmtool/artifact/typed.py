@@ -135,8 +135,6 @@ def choose_split(artifact: Artifact, wanted: str, *, role: str) -> str:
     for name in candidates:
         if name in names:
             return name
-    if not wanted and role != "train" and len(names) == 1:
-        return names[0]
     raise InputMissingError(
         f"{artifact.path} has no split {' or '.join(candidates)}",
         "one of " + ", ".join(names),

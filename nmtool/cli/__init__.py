@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import signal
 import sys
 import traceback
@@ -27,6 +28,8 @@ def main() -> None:
 
 def run(argv: list[str]) -> int:
     """Run one command line and return its exit code; an expected error is one message on stderr."""
+    # Before torch is loaded: threads that spin at barriers slow each other down badly where cores are shared (measured).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import typer
 
     from nmtool.cli.app import app, console_from

@@ -115,11 +115,13 @@ def read(path: str | Path, size: int, mtime_ns: int, name: str) -> bytes:
     """The bytes of one sample's file, which must still have the size and time of the index.
 
     Raises:
-        BrokenSample: it is over 64 MiB, went away, or changed since it was indexed or while it was being read.
+        BrokenSample: it is over 64 MiB.
+        StorageError: it went away, or changed since it was indexed or while it was being read. No broken sample: what
+            is wrong may be gone in a minute, and a row must not stay marked for it.
     """
     if size > FILE_BYTES:
         raise BrokenSample(f"{name} has {size} bytes", f"an image file of at most {FILE_BYTES}")
-    changed = BrokenSample(f"{name} changed after it was indexed", "data at rest", "run again when it is complete")
+    changed = StorageError(f"{name} changed after it was indexed", "data at rest", "run again when it is complete")
     try:
         with told(name):
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nmtool import settings
+from nmtool.artifact.format import sha256
 from nmtool.artifact.key import Recipe
 from nmtool.artifact.stage import Session, Staging, produce
 from nmtool.artifact.typed import LABELS_TABLE, parquet_bytes, write_classes
@@ -84,7 +85,7 @@ def _one(draw: _Draw, session: Session, several: bool) -> ArtifactRef:
         **settings.keyed(config),
         "ratio": draw.ratio,
         "mapping": None if draw.mapping is None else draw.mapping.tolist(),
-        "matrix": None if draw.matrix is None else draw.matrix.tolist(),
+        "matrix": None if draw.matrix is None else sha256(np.ascontiguousarray(draw.matrix).tobytes()),
     }
     recipe = Recipe(
         stage="inject-noise",
@@ -126,6 +127,12 @@ def _noisy(draw: _Draw, clean: Int) -> Int:
     return noise.swap_captions(clean, draw.ratio, rng=rng)
 
 
+def _save(staging: Staging, name: str, array: Float) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    staging.write(name, buffer.getvalue())
+
+
 def _build(staging: Staging, draw: _Draw) -> Mapping[str, object]:
     index, config = draw.index, draw.config
     captions = config.type == "captions"
@@ -158,10 +165,9 @@ def _build(staging: Staging, draw: _Draw) -> Mapping[str, object]:
         return summary
     classes = index.labels.classes
     write_classes(staging, classes)
-    matrix = noise.transition_matrix(clean, noisy, len(classes))
-    buffer = io.BytesIO()
-    np.save(buffer, matrix)
-    staging.write("transition.npy", buffer.getvalue())
+    _save(staging, "transition.npy", noise.transition_matrix(clean, noisy, len(classes)))
+    if draw.matrix is not None:
+        _save(staging, "matrix.npy", draw.matrix)
     if len(classes) <= 1000:
         summary["per_class"] = [
             {"class": name, "n": int(np.sum(clean == c)), "flipped": int(np.sum(flipped & (clean == c)))}

@@ -5,6 +5,7 @@ Importing this file imports no torch. It refuses labels of another dataset befor
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from nmtool.artifact.open import Artifact, open_artifact
 from nmtool.artifact.stage import Session, Staging, produce
 from nmtool.data.dataset import Dataset
 from nmtool.data.sources import open_dataset
-from nmtool.encoders.facts import facts_of, parse_kwargs
+from nmtool.encoders.facts import Facts, facts_of, parse_kwargs
 from nmtool.errors import DataError, InputMissingError
 from nmtool.pretrain.config import Config
 from nmtool.pretrain.plan import Plan, check, make_plan, validation_of
@@ -44,11 +45,11 @@ def run(config: Config, session: Session) -> ArtifactRef:
     validation = validation_of(dataset, config)
     labels = open_artifact(Path(config.labels), "labels") if config.labels is not None else None
     kwargs = parse_kwargs(config.model_kwargs)
-    facts_of(config.arch, kwargs, None, session.memo)  # an unknown architecture is told now, not on a miss
+    facts = facts_of(config.arch, kwargs, None, session.memo)  # an unknown architecture is told now, not on a miss
     plan = make_plan(dataset, config, validation, labels)
     return produce(
         session,
-        _recipe(config, dataset, validation, labels, kwargs),
+        _recipe(config, dataset, validation, labels, kwargs, facts),
         name=_name(config, plan),
         config=settings.everything(config),
         origin={"data": config.data, "labels": config.labels},
@@ -63,6 +64,7 @@ def _recipe(
     validation: str | float | None,
     labels: Artifact | None,
     kwargs: Mapping[str, object],
+    facts: Facts,
 ) -> Recipe:
     splits = [config.split, *([validation] if isinstance(validation, str) else [])]
     content = sha256(canonical({split: dataset.splits[split].digest for split in splits}))
@@ -71,7 +73,12 @@ def _recipe(
         stage="pretrain",
         kind="backbone",
         epoch=EPOCH,
-        config={**settings.keyed(config), "kwargs": dict(kwargs), "validation": validation},
+        config={
+            **settings.keyed(config),
+            "kwargs": dict(kwargs),
+            "validation": validation,
+            "preprocessing": dataclasses.asdict(facts.preprocessing),
+        },
         inputs=(data, labels.as_input("labels")) if labels is not None else (data,),
     )
 

@@ -123,17 +123,19 @@ class Lineage:
         arch = _text(spec.get("arch")) or _text(manifest.origin.get("arch"))
         if backbone is not None:
             arch = arch or _text(backbone.manifest.summary.get("arch"))
+        pretrain = self.label_noise(backbone) if backbone is not None else None
         return Origin(
             data=_same_data(features, data),
             data_name=short_name(_text(manifest.origin.get("data"))),
             model=short_name(arch or _text(manifest.summary.get("model"))),
             untrained=spec.get("untrained") is True,
-            setup=_setup(manifest.recipe.get("config", {}), backbone),
-            pretrain=self.label_noise(backbone) if backbone is not None else None,
+            setup=_setup(manifest.recipe.get("config", {}), backbone, pretrain is not None),
+            pretrain=pretrain,
         )
 
 
-def _setup(features: Mapping[str, object], backbone: Artifact | None) -> str:
+def _setup(features: Mapping[str, object], backbone: Artifact | None, noise_known: bool) -> str:
+    """What made the features but for a seed: how they were extracted, and how and on what the backbone was trained."""
     how = dict(features)
     if backbone is None:
         return sha256(canonical(how))[7:15]
@@ -141,7 +143,9 @@ def _setup(features: Mapping[str, object], backbone: Artifact | None) -> str:
     if isinstance(encoder, Mapping):
         how["encoder"] = {k: v for k, v in encoder.items() if k != "weights"}
     trained = {k: v for k, v in backbone.manifest.recipe.get("config", {}).items() if k != "seed"}
-    return sha256(canonical([how, trained]))[7:15]
+    # Labels count by their noise where it is known, else by content; the data always.
+    given = [i.content for i in backbone.manifest.inputs if i.role == "data" or not noise_known]
+    return sha256(canonical([how, trained, given]))[7:15]
 
 
 def _same_data(features: Artifact, data: str) -> str:

@@ -21,7 +21,8 @@ OTHERS = (
     *("lr", "weight_decay", "epochs", "batch_size", "optimizer", "schedule", "scale", "q", "preset"),
     *("width", "layers", "activation", "batch_norm", "residual"),
     *("weight_mse", "weight_cov", "weight_svd", "svd_topk", "mse_reduce"),
-    *("probe_loss", "probe_epochs", "probe_lr", "probe_weight_decay", "tau", "cleanse", "augment"),
+    *("probe_loss", "probe_epochs", "probe_lr", "probe_weight_decay", "probe_batch_size", "probe_schedule"),
+    *("tau", "cleanse", "augment", "fft_batch_norm"),
 )
 NO_SETTING = frozenset(
     {
@@ -125,6 +126,8 @@ def settings_of(run: Run) -> dict[str, Any]:
     names = [name for name in line if (name in run.settings or name in OTHERS) and name not in NO_SETTING]
     for name in sorted(set(names) - set(known), key=lambda n: (OTHERS.index(n) if n in OTHERS else len(OTHERS), n)):
         known[name] = line[name]
+    if run.label_noise is None:  # labels whose draw is not known here: each is a setting of its own
+        known["labels"] = line.get("labels")
     known["setup"] = train.setup if train is not None else run.train_features[7:15]
     return known
 

@@ -18,7 +18,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from nmtool.artifact.format import canonical
+from nmtool.artifact.format import canonical, sha256
 from nmtool.errors import DivergedError
 from nmtool.numerics import losses
 from nmtool.tune import evaluate
@@ -92,7 +92,9 @@ def fit(
     heads = model(runs, material.X.shape[1], len(material.classes), bench.device)
     steps = -(-feed.n // probe.batch_size)
     adamw = StackAdamW(heads.parameters, runs, steps * probe.epochs)
-    name = f"stack-{runs[0].index}.safetensors"
+    # all indices: a stack may be cut otherwise on another device
+    which = sha256(canonical([run.index for run in runs]))[7:23]
+    name = f"stack-{which}.safetensors"
     epochs = _restore(bench.kept(name), heads, adamw) or [[] for _ in runs]
     bench.advance(len(runs) * len(epochs[0]))
     target = material.targets[0]

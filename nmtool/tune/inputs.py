@@ -92,6 +92,12 @@ def resolve(config: Config) -> Inputs:
     shown = config.features.removesuffix(f":{split}") if split else config.features
     train = _source(artifact, choose_split(artifact, split or config.train, role="train"), shown)
     test = _source(artifact, choose_split(artifact, config.test, role="test"), shown)
+    if test.split == train.split:
+        raise UsageError(
+            f"{shown}: split {train.split} both to train and to test on",
+            "two splits",
+            "name them by --train and --test",
+        )
     if len(train.classes) < 2:
         raise DataError(f"{shown} has {len(train.classes)} class names", "at least two classes to tell apart")
     ood = [source for text in config.ood for source in _ood(text, train, test)]

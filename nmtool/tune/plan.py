@@ -129,9 +129,10 @@ class Run:
         if f is not None:
             row |= {"loss": f.loss, "epochs": f.epochs, "lr": f.lr, "weight_decay": f.weight_decay}
             row |= {"batch_size": f.batch_size, "schedule": "constant"}
-        probe = {"loss": p.loss, "epochs": p.epochs, "lr": p.lr, "weight_decay": p.weight_decay}
+        probe = {k: getattr(p, k) for k in ("loss", "epochs", "lr", "weight_decay", "batch_size", "schedule")}
         row |= {f"probe_{k}": v if f is not None else None for k, v in probe.items()}
         row |= {k: getattr(f, k, None) for k in ("tau", "cleanse", "augment", "optimizer")}
+        row["fft_batch_norm"] = f.batch_norm if f is not None else None
         row |= {k: getattr(self.shape, k, None) for k in _SHAPE}
         row |= {k: getattr(self.terms, k, None) for k in _TERMS}
         row["optimizer"] = row["optimizer"] or "adamw"

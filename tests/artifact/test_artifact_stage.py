@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +19,7 @@ from nmtool.artifact.key import Recipe, differences
 from nmtool.artifact.memo import Memo, file_digest
 from nmtool.artifact.open import open_artifact, verify
 from nmtool.artifact.stage import STAGING, Session, Staging, produce
-from nmtool.errors import BusyError, CannotCreateError, CorruptError
+from nmtool.errors import BusyError, CannotCreateError, CorruptError, UsageError
 from nmtool.records import ArtifactRef, InputRef
 
 Make = Callable[..., ArtifactRef]
@@ -322,3 +324,72 @@ def test_a_hit_on_a_damaged_artifact_is_refused(made: Make, tmp_path: Path) -> N
     with pytest.raises(CorruptError, match="--force"):
         made()
     assert made(Session(store=tmp_path / "store", force=True)).content == ref.content
+
+
+def test_force_replaces_nothing_that_is_not_ours(made: Make, tmp_path: Path) -> None:
+    web = tmp_path / "webapp"
+    (web / "src").mkdir(parents=True)
+    (web / "manifest.json").write_text('{"name": "pwa"}')
+    (web / "src/app.js").write_text("x")
+    with pytest.raises((CannotCreateError, CorruptError)):
+        made(Session(out=web, force=True))
+    assert (web / "src/app.js").read_text() == "x"
+    ref = made(Session(out=tmp_path / "art"))
+    (ref.path / "notes.txt").write_text("mine")
+    with pytest.raises(CorruptError):
+        made(Session(out=tmp_path / "art", force=True))
+    assert (ref.path / "notes.txt").read_text() == "mine"
+
+
+SEALING = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from artifact_samples import build_features, recipe
+from nmtool.artifact import stage
+step, calls = int(sys.argv[2]), 0
+def count(real):
+    def call(*given, **more):
+        global calls
+        calls += 1
+        if calls > step:
+            os._exit(9)
+        return real(*given, **more)
+    return call
+seal = stage._seal_folder
+def sealing(path):
+    # From here on every call that changes the disk may be the last one.
+    stage.fsync_folder = count(stage.fsync_folder)
+    stage.shutil.rmtree = count(stage.shutil.rmtree)
+    Path.unlink = count(Path.unlink)
+    stage.os.rename = count(stage.os.rename)
+    seal(path)
+stage._seal_folder = sealing
+stage.produce(stage.Session(store=Path(sys.argv[1])), recipe(), name="tiny", config={}, build=build_features)
+"""
+
+
+@pytest.mark.parametrize("step", [0, 3, 6, 7, 8, 9, 10, 11])
+def test_killed_while_sealing_nothing_is_made_again(made: Make, tmp_path: Path, step: int) -> None:
+    """Between the last byte and the rename, whoever is killed leaves work that the next run takes as it is."""
+    whole = made(Session(store=tmp_path / "other"))
+    store = tmp_path / "store"
+    command = [sys.executable, "-c", SEALING, str(store), str(step), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode in (0, 9), done.stderr
+    written: list[int] = []
+    ref = produce(
+        Session(store=store), recipe(), name="tiny", config={}, build=lambda staging: _counting(staging, written)
+    )
+    assert written == []
+    assert ref.content == whole.content
+    assert [p.name for p in ref.path.parent.iterdir()] == [ref.path.name]
+
+
+def test_a_path_that_is_no_utf8_is_told_before_the_work(tmp_path: Path) -> None:
+    def never(staging: Staging) -> Mapping[str, object]:
+        raise AssertionError("built")
+
+    with pytest.raises(UsageError, match="UTF-8"):
+        produce(Session(store=tmp_path), recipe(), name="x", config={}, origin={"data": "caf\udce9"}, build=never)
+    assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from nmtool.artifact.memo import Memo
 from nmtool.data.dataset import Dataset
 from nmtool.data.images import BrokenSample
 from nmtool.data.sources import open_dataset
-from nmtool.errors import DataError, InputMissingError, UsageError
+from nmtool.errors import DataError, InputMissingError, StorageError, UsageError
 
 Tree = Callable[..., Path]
 
@@ -257,7 +257,9 @@ def test_young_files_are_not_trusted(tree: Tree, memo: Memo, tmp_path: Path) -> 
     assert not list((tmp_path / "memo").rglob("*"))
 
 
-def test_a_file_that_changed_or_went_after_it_was_indexed_is_broken(tree: Tree, nothing: Memo, tools: Any) -> None:
+def test_a_file_that_changed_or_went_after_it_was_indexed_is_no_broken_sample(
+    tree: Tree, nothing: Memo, tools: Any
+) -> None:
     root = tree("a/1.png", "a/2.png", "a/3.png", "a/4.png")
     data = opened(root, nothing)
     (root / "a/1.png").write_bytes(tools.encoded(tools.picture(99, (50, 50))))
@@ -265,7 +267,7 @@ def test_a_file_that_changed_or_went_after_it_was_indexed_is_broken(tree: Tree, 
     (root / "a/3.png").unlink()
     (root / "a/3.png").symlink_to("4.png")
     for row in range(3):
-        with pytest.raises(BrokenSample, match=f"a/{row + 1}.png changed after it was indexed") as caught:
+        with pytest.raises(StorageError, match=f"a/{row + 1}.png changed after it was indexed") as caught:
             data.image("train", row)
         assert str(root) not in str(caught.value)
     assert data.image("train", 3).shape == (9, 12, 3)

@@ -97,3 +97,14 @@ def test_a_matrix_says_how_many(ok: Callable, nmtool: Callable, tmp_path: Path) 
     assert nmtool("inject-noise", "digits", "--type", "matrix", "--matrix", "bad.csv").code == 65
     np.save(tmp_path / "small.npy", np.eye(3))
     assert nmtool("inject-noise", "digits", "--type", "matrix", "--matrix", "small.npy").code == 65
+
+
+def test_a_matrix_of_many_classes_fits(ok: Callable, tmp_path: Path) -> None:
+    classes = 400
+    X = np.zeros((classes * 3, 2), np.float32)
+    np.savez(tmp_path / "x.npz", X_train=X, y_train=np.arange(classes * 3) % classes)
+    rng = np.random.default_rng(0)
+    matrix = rng.random((classes, classes))
+    np.save(tmp_path / "t.npy", matrix / matrix.sum(1, keepdims=True))
+    path = tmp_path / ok("inject-noise", "arrays:x.npz", "--type", "matrix", "--matrix", "t.npy").path
+    assert np.array_equal(np.load(path / "data/matrix.npy"), np.load(tmp_path / "t.npy"))

@@ -126,3 +126,13 @@ def test_every_setting_says_what_it_is_for() -> None:
 
     for field in dataclasses.fields(Config):
         assert field.metadata["doc"], field.name
+
+
+def test_a_test_split_that_is_missing_or_the_training_split_is_refused(tmp_path: Path) -> None:
+    """Features of one split are never judged on the rows that they were trained on."""
+    rng = np.random.default_rng(0)
+    only = write_features(tmp_path, {"train": (rng.normal(size=(40, 4)).astype(np.float32), np.arange(40) % 2)})
+    with pytest.raises(InputMissingError, match="test"):
+        tune(tmp_path / "store", only, method="lp", epochs=1)
+    with pytest.raises(UsageError, match="both to train and to test"):
+        tune(tmp_path / "store", only, method="lp", epochs=1, test="train")
