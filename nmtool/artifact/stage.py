@@ -377,7 +377,7 @@ def _adopt(out: Path, key: str) -> Staging | None:
             continue
         mine = folder / (prefix + secrets.token_hex(16))
         try:
-            # The name of a living owner first, so that nobody adopts the folder from us; then the rename, which one wins.
+            # A living owner's name first, so that nobody adopts the folder from us; then the rename, which one wins.
             _put(theirs, "owner.json", this_process().to_bytes())
             theirs.rename(mine)
         except (OSError, BusyError):

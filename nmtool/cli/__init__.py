@@ -28,7 +28,7 @@ def main() -> None:
 
 def run(argv: list[str]) -> int:
     """Run one command line and return its exit code; an expected error is one message on stderr."""
-    # Before torch is loaded: threads that spin at barriers slow each other down badly where cores are shared (measured).
+    # Before torch is loaded: threads that spin at barriers slow each other down badly where cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import typer
 
