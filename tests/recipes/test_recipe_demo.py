@@ -33,6 +33,7 @@ def test_the_demo(tmp_path: Path) -> None:
     assert set(id_accuracy) == {"lp", "mlp", "nmtune", "turn"}
     # Ten classes: all are far better than chance on clean digits of the same kind, from 40 % wrong labels.
     assert min(id_accuracy.values()) > 0.3
+    assert id_accuracy["turn"] > id_accuracy["lp"]
     stamps = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
 
     again = make(out)
