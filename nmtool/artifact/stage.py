@@ -493,7 +493,7 @@ def _seal_folder(path: Path) -> None:
     shutil.rmtree(path / "work", ignore_errors=True)
     for name in _PRIVATE:
         (path / name).unlink(missing_ok=True)
-    fsync_folder(path)
+    # Nothing after this: without an owner the folder is whoever's comes first, and only the rename is left to do.
 
 
 def _publish(staging: Staging, out: Path, recipe: Recipe, session: Session) -> Artifact:
@@ -516,6 +516,7 @@ def _publish(staging: Staging, out: Path, recipe: Recipe, session: Session) -> A
         if winner is None:
             raise CannotCreateError(f"{out} was taken while working", "a free path") from None
         return winner
+    fsync_folder(out)
     fsync_folder(out.parent)
     if trash is not None:
         shutil.rmtree(trash, ignore_errors=True)

@@ -35,7 +35,7 @@ def run(argv: list[str]) -> int:
     from nmtool.cli.app import app, console_from
 
     console = console_from(argv)
-    with _stop_on_sigterm(), warnings.catch_warnings():
+    with _stop_on_signals(), warnings.catch_warnings():
         if not console.verbose:
             warnings.simplefilter("ignore")
         try:
@@ -112,18 +112,39 @@ def _system(error: OSError, console: Console) -> int:
 
 
 @contextlib.contextmanager
-def _stop_on_sigterm() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C does, so that journals are kept and nothing is left half-written."""
+def _stop_on_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM unwind, so that journals are kept and nothing is left half-written.
+
+    A library that is just being imported may swallow what is raised in it (a bare ``except``): each second it is raised
+    again, unless it is on its way already.
+    """
+    asked: list[type[BaseException]] = []
 
     def stop(number: int, frame: types.FrameType | None) -> None:
-        raise StoppedError()
+        asked[:] = [StoppedError if number == signal.SIGTERM else KeyboardInterrupt]
+        signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
+        raise asked[0]()
 
+    def again(number: int, frame: types.FrameType | None) -> None:
+        error = sys.exc_info()[1]
+        while error is not None:
+            if isinstance(error, (StoppedError, KeyboardInterrupt)):
+                return
+            error = error.__context__
+        if asked:
+            raise asked[0]()
+
+    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGALRM: again}
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job, or nohup
+        del handlers[signal.SIGINT]
     try:
-        previous = signal.signal(signal.SIGTERM, stop)
+        previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     except ValueError:  # not the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -273,7 +273,19 @@ def test_ctrl_c_and_sigterm_stop_cleanly(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     X = rng.integers(0, 255, (20000, 32, 32, 3), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", X_train=X, y_train=rng.integers(0, 3, 20000))
-    command = [sys.executable, "-m", "nmtool", "extract", "timm:resnet18", "arrays:x.npz", "--untrained", "-o", "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "nmtool",
+        "extract",
+        "timm:resnet18",
+        "arrays:x.npz",
+        "--untrained",
+        "--image-size",
+        "64",
+        "-o",
+        "out",
+    ]
     for sign, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
