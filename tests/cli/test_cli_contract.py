@@ -287,7 +287,15 @@ def test_ctrl_c_and_sigterm_stop_cleanly(tmp_path: Path) -> None:
         "out",
     ]
     for sign, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        running = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # Where the suite itself runs in the background, SIGINT is ignored, and children would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob(".nmtool-staging/*/owner.json")) and time.monotonic() < deadline:
             time.sleep(0.05)
