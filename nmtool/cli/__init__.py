@@ -27,8 +27,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    # Everything is committed, or kept. A process that ends while a library's threads (Arrow's) still start is aborted in
-    # their destructors, with another exit code than ours (1 of 8 runs that failed early, measured): leave without them.
+    # Everything is committed, or kept. A process that ends while a library's threads (Arrow's) still start is aborted
+    # in their destructors, with another exit code than ours (2 of 8 runs that failed early): leave without them.
     os._exit(code)
 
 
@@ -72,7 +72,7 @@ def _unwind(error: BaseException, console: Console) -> int:
     if isinstance(error, StoppedError):
         console.error("stopped by SIGTERM; what was finished is kept, run the same command to go on")
         return 143
-    if isinstance(error, BrokenPipeError):
+    if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):  # typer exits 1 on it
         with contextlib.suppress(OSError):
             sys.stdout.close()
         return 141

@@ -308,3 +308,11 @@ def test_ctrl_c_and_sigterm_stop_cleanly(tmp_path: Path) -> None:
         assert out == ""
         assert "Traceback" not in err
         assert not (tmp_path / "out").exists()
+
+
+def test_a_reader_that_leaves_is_no_defect(ok: Callable, tmp_path: Path) -> None:
+    path = ok(*INJECT).path
+    line = f'"{sys.executable}" -m nmtool show "{path}" | true; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode in (0, 141)
+    assert done.stderr == ""
