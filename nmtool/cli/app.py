@@ -141,6 +141,8 @@ def _stage_command(command: str, room: str, doc: str) -> Callable[..., None]:
         shared = {name: given.pop(name) for name in _COMMON}
         flags = dict(given)
         table, file = _toml(shared["config"], command)
+        if "data_root" in kinds and flags["data_root"] is None and not {"data_root", "data-root"} & set(table):
+            flags["data_root"] = os.environ.get("NMTOOL_DATA") or None
         config = resolve(config_class, flags, table, file)
         store = Path(shared["store"] or os.environ.get("NMTOOL_STORE") or "nmruns")
         session = Session(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn, Protocol
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nmtool.errors import DataError
-from nmtool.records import SampleIndex
+from nmtool.records import Float, SampleIndex
 
 
 class Dataset(Protocol):
@@ -24,6 +24,7 @@ class Dataset(Protocol):
         splits: one index a split, by name; row i of a split is sample i for ever.
         classes: class names in label order, the same for all splits; empty where there are no class labels.
         left_out: how many directory entries were not taken as samples, by reason (``hidden``, ``links``, ``other``).
+        remarks: sentences that whoever uses the data should read: a size that is not the official one, for example.
     """
 
     @property
@@ -40,6 +41,9 @@ class Dataset(Protocol):
 
     @property
     def left_out(self) -> Mapping[str, int]: ...
+
+    @property
+    def remarks(self) -> tuple[str, ...]: ...
 
     def image(self, split: str, row: int) -> npt.NDArray[np.uint8]:
         """Sample ``row`` as RGB uint8 [H, W, 3], the caller's own copy.
@@ -58,6 +62,9 @@ class Dataset(Protocol):
     def text(self, split: str, row: int) -> tuple[str, ...]:
         """The text of sample ``row``, or its pair of texts; raises ``DataError`` where there are none."""
 
+    def targets(self, split: str) -> Float | None:
+        """Real-number labels float64 [n] (regression), NaN where there is none; None where the labels are classes."""
+
 
 class Indexed:
     """A dataset's index, and the refusals of one that has no images, features, captions or texts to give.
@@ -73,10 +80,12 @@ class Indexed:
         splits: Mapping[str, SampleIndex],
         classes: tuple[str, ...],
         left_out: Mapping[str, int] | None = None,
+        remarks: Sequence[str] = (),
     ) -> None:
         self.uri, self.kind, self.classes = uri, kind, classes
         self.splits = MappingProxyType(dict(sorted(splits.items())))
         self.left_out = MappingProxyType(dict(left_out or {}))
+        self.remarks = tuple(remarks)
 
     def image(self, split: str, row: int) -> npt.NDArray[np.uint8]:
         """Refused: see ``Dataset.image``."""
@@ -93,6 +102,10 @@ class Indexed:
     def text(self, split: str, row: int) -> tuple[str, ...]:
         """Refused: see ``Dataset.text``."""
         self._refuse("texts")
+
+    def targets(self, split: str) -> Float | None:
+        """None: see ``Dataset.targets``."""
+        return None
 
     def _refuse(self, wanted: str) -> NoReturn:
         raise DataError(f"{self.uri} holds {self.kind}, no {wanted}", f"data with {wanted}", "name another data URI")

@@ -19,6 +19,9 @@ class Config:
         operand=True,
     )
     data: str = setting(doc="a data URI, for example folder:DIR", key=False, operand=True)
+    data_root: str | None = setting(
+        None, doc="folder below which torchvision: and suite: look [$NMTOOL_DATA]", key=False
+    )
     # keyed by the resolved names: an explicit list of all splits is the default
     split: tuple[str, ...] = setting((), doc="splits to extract (default: all)", key=False)
     dtype: str = setting(

@@ -35,7 +35,9 @@ def run(config: Config, session: Session) -> ArtifactRef:
     """
     if not 1 <= config.batch_size <= 1 << 16:
         raise UsageError(f"--batch-size is {config.batch_size}", "1 to 65536")
-    dataset = open_dataset(config.data, memo=session.memo)
+    dataset = open_dataset(config.data, memo=session.memo, data_root=config.data_root)
+    for remark in dataset.remarks:
+        session.report.warning(remark)
     splits = choose_splits(dataset, config.split)
     kwargs = parse_kwargs(config.model_kwargs)
     resolved = _resolve(config, kwargs, dataset, session)
@@ -114,6 +116,7 @@ def _origin(config: Config, kwargs: Mapping[str, object]) -> dict[str, object]:
         "seed": config.seed,
         "overrides": overrides,
         "data": config.data,
+        "data_root": config.data_root,
     }
 
 

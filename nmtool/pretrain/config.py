@@ -12,6 +12,9 @@ class Config:
     """Settings of ``pretrain``."""
 
     data: str = setting(doc="a data URI, for example folder:DIR", key=False, operand=True)
+    data_root: str | None = setting(
+        None, doc="folder below which torchvision: and suite: look [$NMTOOL_DATA]", key=False
+    )
     arch: str = setting(doc="timm's name of the architecture", key=True)
     # read to plain values for the key: a=1 and b=2 in either order are one recipe
     model_kwargs: tuple[str, ...] = setting((), doc="KEY=VALUE for the architecture, as timm's", key=False, repeat=True)

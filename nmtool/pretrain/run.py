@@ -36,7 +36,9 @@ def run(config: Config, session: Session) -> ArtifactRef:
         UnavailableError: the device is not there.
     """
     check(config)
-    dataset = open_dataset(config.data, memo=session.memo)
+    dataset = open_dataset(config.data, memo=session.memo, data_root=config.data_root)
+    for remark in dataset.remarks:
+        session.report.warning(remark)
     if dataset.kind not in ("images", "captions"):
         raise DataError(f"{dataset.kind} in {config.data}", "images to train on")
     if config.split not in dataset.splits:
@@ -52,7 +54,7 @@ def run(config: Config, session: Session) -> ArtifactRef:
         _recipe(config, dataset, validation, labels, kwargs, facts),
         name=_name(config, plan),
         config=settings.everything(config),
-        origin={"data": config.data, "labels": config.labels},
+        origin={"data": config.data, "data_root": config.data_root, "labels": config.labels},
         build=lambda staging: _build(staging, config, dataset, plan, kwargs, session),
         work=f"train {config.arch} on {len(plan.train.rows)} images for {config.epochs} epochs",
     )

@@ -105,6 +105,9 @@ class Config:
     predictions: bool = setting(True, doc="keep every sample's prediction", key=True)
     keep_backbone: bool = setting(False, doc="turn: keep each run's fine-tuned backbone", key=True)
     data: str = setting("", doc="turn: images to read again; unset: from where extract read them", key=False)
+    data_root: str | None = setting(
+        None, doc="turn: folder below which torchvision: and suite: look [$NMTOOL_DATA]", key=False
+    )
     model: str = setting("", doc="turn: backbone to read again; unset: from where extract read it", key=False)
     arch: str = setting("", doc="turn: architecture, with a weights file", key=False)
     model_kwargs: tuple[str, ...] = setting(

@@ -100,7 +100,7 @@ def checked_sources(config: Config, found: Inputs, memo: Memo, device: torch.dev
     places = []
     for source in (found.train, *found.targets):
         own = source.artifact.manifest.content == found.train.artifact.manifest.content
-        dataset = _dataset(source, config if own else None, opened, memo)
+        dataset = _dataset(source, config if own else None, config.data_root, opened, memo)
         _check_split(dataset, source)
         places.append((dataset, source.split))
     threads = thread_count(config.workers)
@@ -156,15 +156,20 @@ def _backbone(config: Config, train: Source, memo: Memo) -> Resolved:
     return resolved
 
 
-def _dataset(source: Source, config: Config | None, opened: dict[str, Dataset], memo: Memo) -> Dataset:
+def _dataset(
+    source: Source, config: Config | None, data_root: str | None, opened: dict[str, Dataset], memo: Memo
+) -> Dataset:
     """The dataset of a source; ``--data`` stands in for what the training features say."""
     origin = _origin(source)
-    uri = (config.data if config else "") or str(origin.get("data") or "")
+    given = config.data if config else ""
+    uri = given or str(origin.get("data") or "")
+    # a root that is given holds for all data; else each keeps the one that extract was given
+    root = data_root or origin.get("data_root") or None
     if not uri:
         raise InputMissingError(f"{source.shown} does not say which data it is of", "images", "give --data")
     if uri not in opened:
         try:
-            opened[uri] = open_dataset(uri, memo=memo)
+            opened[uri] = open_dataset(uri, memo=memo, data_root=root)
         except InputMissingError as error:
             remedy = "give it with --data" if config else "extract it again from where it is now"
             raise InputMissingError(error.found, "the images that extract read", remedy) from None

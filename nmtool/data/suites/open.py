@@ -1,0 +1,101 @@
+"""``suite:NAME[/MEMBER]``: one of the papers' datasets, in its official layout below the data root.
+
+The suite's folder is looked for under its own name, under the names that official archives and torchvision give it,
+and as the data root itself. A layout that is not the official one is refused with a drawing of the expected tree. Sizes
+that are not the official ones are remarked on, not refused: a part of a dataset is good for trying.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from nmtool.artifact.memo import Memo
+from nmtool.data import files
+from nmtool.data.dataset import Dataset
+from nmtool.data.suites.catalogue import SUITES
+from nmtool.data.suites.facts import Request, Suite, WrongLayout
+from nmtool.errors import InputMissingError, UsageError
+
+
+def open_suite(where: str, *, uri: str, memo: Memo, data_root: Path | None) -> Dataset:
+    """Index one of the papers' datasets.
+
+    Args:
+        where: ``NAME`` or ``NAME/MEMBER``.
+        uri: the whole URI, for messages.
+        memo: remembers digests.
+        data_root: the folder below which datasets lie.
+
+    Raises:
+        UsageError: no such suite or member, or no data root.
+        InputMissingError: the layout, or a file of it, is not there; the message draws the expected tree.
+        DataError: a file of it is not what it should be (``WrongLayout`` where the layout is another).
+    """
+    name, _, member = where.partition("/")
+    suite = suite_named(name, uri)
+    if member and member not in suite.members:
+        near = difflib.get_close_matches(member, suite.members, n=1)
+        raise UsageError(
+            f"no member {member!r} of suite:{suite.name}",
+            "one of " + ", ".join(suite.members) if suite.members else "no member: it is one dataset",
+            f"did you mean suite:{suite.name}/{near[0]}?" if near else "",
+        )
+    if data_root is None:
+        raise UsageError(
+            f"{uri} without a data root", f"the folder that holds {suite.title}", "give --data-root DIR or $NMTOOL_DATA"
+        )
+    root = _place(suite, data_root, uri)
+    try:
+        return suite.load(suite, Request(root=root, member=member, uri=uri, memo=memo))
+    except (InputMissingError, WrongLayout) as error:
+        raise type(error)(error.found, error.expected, _drawn(suite, error.remedy)) from error
+
+
+def suite_named(name: str, uri: str) -> Suite:
+    """The suite of a name or alias; case, ``-`` and ``_`` don't matter.
+
+    Raises:
+        UsageError: there is none; the nearest is named.
+    """
+    known = {_plain(each): suite for suite in SUITES for each in (suite.name, *suite.aliases)}
+    if _plain(name) not in known:
+        near = difflib.get_close_matches(_plain(name), known, n=1)
+        hint = f"did you mean suite:{known[near[0]].name}?" if near else "nmtool list suites names them all"
+        raise UsageError(f"no suite {name!r} (in {uri!r})", "a suite's name", hint)
+    return known[_plain(name)]
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def _place(suite: Suite, data_root: Path, uri: str) -> Path:
+    """The folder that has the suite's layout.
+
+    Raises:
+        InputMissingError: none has; the message says where it was looked for and draws the tree.
+    """
+    root, _ = files.place(str(data_root), "folder", "--data-root")
+    tried: list[str] = []
+    for folder in dict.fromkeys((suite.name, *suite.folders, "")):
+        place = root / folder if folder else root
+        if any((place / witness).exists() for witness in suite.witnesses):
+            return place
+        tried.append(f"{folder}/" if folder else "the data root itself")
+    raise InputMissingError(
+        f"no {suite.title} for {uri} in {str(data_root)!r}",
+        f"one of {', '.join(suite.witnesses)} in {_or(tried)}",
+        _drawn(suite, "put it there, or name another --data-root"),
+    )
+
+
+def _or(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _drawn(suite: Suite, remedy: str) -> str:
+    """A remedy with the expected tree under it."""
+    tree = "\n".join("  " + line for line in suite.tree.strip("\n").splitlines())
+    return f"{remedy + '; ' if remedy else ''}the official layout, below the data root:\n{tree}"
