@@ -3,11 +3,18 @@
 Zarr v3, no shards, no compressor, chunks of about 8 MiB, ``bytes(little)`` + ``crc32c``, NaN fill for floats. Missing
 chunks read as fill values in Zarr, so completeness is the file table's business: arrays are read only from an artifact
 whose table was checked, and every chunk file is looked for.
+
+Zarr makes the metadata. The chunks, which under this policy are plain little-endian values and their checksum, are
+written and read here: through Zarr's event loop one chunk went at a time, at a third of the speed of ``np.save``. Tests
+compare every byte with what Zarr writes.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +44,7 @@ def _fill(dtype: np.dtype[Any]) -> Any:
 
 
 class ArrayWriter:
-    """Writes one array chunk by chunk through a staging folder; knows which chunks are there already.
+    """Writes one array chunk by chunk through a staging folder; knows which chunks are there already. Thread-safe.
 
     Args:
         staging: where the run works.
@@ -69,16 +76,12 @@ class ArrayWriter:
         self.rows, self.chunk_rows = shape[0], chunk_rows
         self._staging, self._chunks = staging, f"{store}/{name}/c"
         self._shape = shape
-        folder = staging.path / "data" / store
+        self._dtype = kind = np.dtype(dtype)
         staging._make_parents(f"data/{store}/x")
-        sealing = Sealing(folder)
-        if staging.has(f"{store}/{name}/zarr.json"):
-            self._array = zarr.open_array(sealing, path=name, mode="r+")
-        else:
+        if not staging.has(f"{store}/{name}/zarr.json"):
             _groups(staging, store, name)
-            kind = np.dtype(dtype)
-            self._array = zarr.create_array(
-                sealing,
+            zarr.create_array(
+                Sealing(staging.path / "data" / store),
                 name=name,
                 shape=shape,
                 chunks=(chunk_rows, *shape[1:]),
@@ -99,16 +102,48 @@ class ArrayWriter:
         """First and past-the-last row of a chunk."""
         return chunk * self.chunk_rows, min((chunk + 1) * self.chunk_rows, self.rows)
 
+    def _path(self, chunk: int) -> str:
+        return self._chunks + f"/{chunk}" + "/0" * (len(self._shape) - 1)
+
     def is_done(self, chunk: int) -> bool:
         """Whether a chunk is written and journalled."""
-        return self._staging.has(self._chunks + f"/{chunk}" + "/0" * (len(self._shape) - 1))
+        return self._staging.has(self._path(chunk))
 
-    def write(self, chunk: int, block: npt.NDArray[Any]) -> None:
-        """Write a whole chunk. Partial chunks are refused: they would be read, changed and written."""
+    def note(self, chunk: int) -> str:
+        """What was noted with a chunk that is done."""
+        return self._staging.note(self._path(chunk))
+
+    def write(self, chunk: int, block: npt.NDArray[Any], note: str = "") -> None:
+        """Write a whole chunk. Partial chunks are refused: they would be read, changed and written.
+
+        Args:
+            chunk: its number.
+            block: [rows, ...], converted to the array's type.
+            note: see ``Staging.write``.
+        """
         start, stop = self.bounds(chunk)
         if block.shape != (stop - start, *self._shape[1:]):
             raise DataError(f"a block of shape {block.shape} for rows {start} to {stop}", f"{stop - start} rows")
-        self._array[start:stop] = block
+        little = np.ascontiguousarray(block, dtype=self._dtype.newbyteorder("<"))
+        parts = [_bytes_of(little)]
+        if stop - start < self.chunk_rows:  # a chunk at the edge is as long as the others, filled up
+            shape = (self.chunk_rows - (stop - start), *self._shape[1:])
+            parts.append(_bytes_of(np.full(shape, _fill(self._dtype), dtype=little.dtype)))
+        self._staging.write(self._path(chunk), *(part.data for part in parts), struct.pack("<I", _crc32c(parts)), note=note)
+
+
+def _bytes_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    return array.reshape(-1).view(np.uint8)
+
+
+def _crc32c(parts: Sequence[npt.NDArray[np.uint8]]) -> int:
+    """CRC-32C of the parts, one after the other: the library that Zarr's own codec uses."""
+    import google_crc32c
+
+    crc = 0
+    for part in parts:
+        crc = google_crc32c.extend(crc, part)  # it takes an array, and no memoryview
+    return int(crc)
 
 
 def _groups(staging: Staging, store: str, name: str) -> None:
@@ -123,33 +158,55 @@ def _groups(staging: Staging, store: str, name: str) -> None:
 
 def read_array(artifact: Artifact, store: str, name: str, start: int = 0, stop: int | None = None) -> Any:
     """Rows ``start:stop`` of an array, checksums verified; raises ``CorruptError`` where a chunk is damaged."""
-    import zarr
-    from zarr.storage import LocalStore
-
-    root = artifact.path / "data" / store
-    shape, chunk_rows = array_shape(artifact, store, name)
+    folder = artifact.path / "data" / store / name / "c"
+    shape, chunk_rows, dtype = _layout(artifact, store, name)
     stop = shape[0] if stop is None else min(stop, shape[0])
     tail = "/0" * (len(shape) - 1)
-    array = zarr.open_array(LocalStore(root, read_only=True), path=name, mode="r")
-    block = np.empty((max(stop - start, 0), *shape[1:]), dtype=array.dtype)
+    block = np.empty((max(stop - start, 0), *shape[1:]), dtype=dtype)
     row = start
-    while row < stop:  # chunk by chunk: a damaged one is named, and no other read is left in flight
+    while row < stop:
         chunk = row // chunk_rows
-        until = min((chunk + 1) * chunk_rows, stop)
-        path = root / name / f"c/{chunk}{tail}"
-        try:
-            block[row - start : until - start] = array[row:until]
-        except (ValueError, OSError, RuntimeError) as error:
-            raise CorruptError(f"{path} is damaged ({error})", "the chunk as it was written", _AGAIN) from None
-        # After the read, not before: a file that vanished meanwhile has been read as fill values.
-        if not path.is_file():
-            raise CorruptError(f"{path} is missing", "every chunk of the array", _AGAIN)
+        first, until = chunk * chunk_rows, min((chunk + 1) * chunk_rows, stop)
+        if row == first and until - first == chunk_rows:
+            _read_chunk(folder / f"{chunk}{tail}", block[row - start : until - start])
+        else:  # the checksum is over the whole chunk, also where only some of its rows are wanted
+            whole = np.empty((chunk_rows, *shape[1:]), dtype=dtype)
+            _read_chunk(folder / f"{chunk}{tail}", whole)
+            block[row - start : until - start] = whole[row - first : until - first]
         row = until
-    return block
+    return block.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _read_chunk(path: Path, into: npt.NDArray[Any]) -> None:
+    """One chunk file into memory, its length and checksum verified. Not mapped: a file cut meanwhile must be an error."""
+    values = _bytes_of(into)
+    view = values.data
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(fd, "rb", buffering=0) as stream:
+            size = os.fstat(fd).st_size
+            filled = 0
+            while filled < len(view) and (count := stream.readinto(view[filled:])):
+                filled += count
+            stored = stream.read(5)
+    except FileNotFoundError:
+        raise CorruptError(f"{path} is missing", "every chunk of the array", _AGAIN) from None
+    except OSError as error:
+        raise CorruptError(f"{path} can't be read ({error})", "the chunk as it was written", _AGAIN) from None
+    if size != len(view) + 4 or filled != len(view) or len(stored) != 4:
+        raise CorruptError(f"{path} is damaged ({size} bytes)", f"{len(view) + 4} bytes", _AGAIN)
+    if struct.unpack("<I", stored)[0] != _crc32c([values]):
+        raise CorruptError(f"{path} is damaged (its checksum differs)", "the chunk as it was written", _AGAIN)
 
 
 def array_shape(artifact: Artifact, store: str, name: str) -> tuple[tuple[int, ...], int]:
     """Shape and rows a chunk, from metadata that must be of this policy; raises ``CorruptError``."""
+    shape, rows, _ = _layout(artifact, store, name)
+    return shape, rows
+
+
+def _layout(artifact: Artifact, store: str, name: str) -> tuple[tuple[int, ...], int, np.dtype[Any]]:
+    """Shape, rows a chunk and stored type."""
     meta = artifact.json(f"{store}/{name}/zarr.json")
     where = f"{artifact.path}/data/{store}/{name}/zarr.json"
     if not isinstance(meta, dict) or meta.get("zarr_format") != 3 or meta.get("data_type") not in _DTYPES:
@@ -164,7 +221,7 @@ def array_shape(artifact: Artifact, store: str, name: str) -> tuple[tuple[int, .
         raise CorruptError(
             f"{where} speaks of shape {shape} in chunks {chunk}, {count} chunk files", "one file a chunk"
         )
-    return shape, chunk[0]
+    return shape, chunk[0], np.dtype(meta["data_type"]).newbyteorder("<")
 
 
 def split_names(artifact: Artifact, store: str) -> list[str]:

@@ -30,9 +30,12 @@ _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{n}{i}" for n in ("com", "lpt") for i in range(1, 10)}
 
 
-def sha256(data: bytes | bytearray | memoryview) -> str:
-    """``sha256:`` and the hex digest of ``data``."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()
+def sha256(*parts: bytes | bytearray | memoryview) -> str:
+    """``sha256:`` and the hex digest of the parts, one after the other."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(part)
+    return "sha256:" + sha.hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -104,11 +104,15 @@ class Session:
 class Staging:
     """A private folder in which one run makes one artifact. Thread-safe."""
 
-    def __init__(self, path: Path, done: dict[str, FileEntry], resumed: int) -> None:
+    def __init__(
+        self, path: Path, done: dict[str, FileEntry], resumed: int, notes: Mapping[str, str] | None = None
+    ) -> None:
         self.path = path
         self.resumed = resumed
         self._done = done
+        self._notes = dict(notes or {})
         self._guard = threading.Lock()
+        self._log = _Journal(path / "journal.jsonl")
 
     def has(self, name: str) -> bool:
         """Whether ``data/NAME`` is written and journalled, by this run or by the one it goes on for."""
@@ -118,15 +122,26 @@ class Staging:
         """A payload file that is written already."""
         return (self.path / "data" / name).read_bytes()
 
-    def write(self, name: str, data: bytes | bytearray | memoryview) -> None:
-        """Write ``data/NAME`` whole: private name, fsync, rename, then the journal line."""
+    def write(self, name: str, *parts: bytes | bytearray | memoryview, note: str = "") -> None:
+        """Write ``data/NAME`` whole, its parts one after the other: private name, fsync, rename, then the journal line.
+
+        Args:
+            name: below ``data/``.
+            parts: contiguous bytes.
+            note: kept with the journal line, for the run that may go on from here; no part of the artifact.
+        """
         path = fmt.check_inside(f"data/{name}")
         self._make_parents(path)
-        _put(self.path, path, data)
-        entry = FileEntry(path=path, size=len(data), sha256=sha256(data))
+        digest, size = _put(self.path, path, *(memoryview(part).cast("B") for part in parts))
+        entry = FileEntry(path=path, size=size, sha256=digest)
+        self._log.add({"path": path, "size": size, "sha256": digest, "note": note})
         with self._guard:
             self._done[path] = entry
-            self._journal(entry)
+            self._notes[path] = note
+
+    def note(self, name: str) -> str:
+        """What was noted when ``data/NAME`` was written; empty where nothing was."""
+        return self._notes.get(f"data/{name}", "")
 
     def keep(self, name: str, data: bytes) -> None:
         """Keep a checkpoint: private work that the next run may go on from and that is no payload."""
@@ -160,12 +175,29 @@ class Staging:
             except FileNotFoundError:
                 raise BusyError(f"{self.path} is gone", "this run's own staging folder", "run it again") from None
 
-    def _journal(self, entry: FileEntry) -> None:
-        line = fmt.canonical({"path": entry.path, "size": entry.size, "sha256": entry.sha256}) + b"\n"
-        fd = os.open(self.path / "journal.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+class _Journal:
+    """What is done, a line each, durable when ``add`` returns. Threads that wait together share one fsync."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writing, self._syncing = threading.Lock(), threading.Lock()
+        self._written = self._synced = 0
+
+    def add(self, line: Mapping[str, object]) -> None:
+        """Append a line; returns once it is on disk."""
+        body = fmt.canonical(line) + b"\n"
+        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            _write_all(fd, line)
-            os.fsync(fd)
+            with self._writing:
+                _write_all(fd, body)
+                self._written += 1
+                mine = self._written
+            with self._syncing:
+                if self._synced < mine:  # else whoever was before us took our line along
+                    reached = self._written
+                    os.fsync(fd)
+                    self._synced = reached
         finally:
             os.close(fd)
 
@@ -179,8 +211,8 @@ def _write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
         view = view[written:]
 
 
-def _put(root: Path, path: str, data: bytes | bytearray | memoryview) -> None:
-    """Durable whole-file write below ``root``: exclusive private name, fsync, rename."""
+def _put(root: Path, path: str, *parts: bytes | bytearray | memoryview) -> tuple[str, int]:
+    """Durable whole-file write below ``root``: exclusive private name, fsync, rename. Returns digest and size."""
     temporary = root / f"{path}.{secrets.token_hex(8)}.tmp"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -188,7 +220,9 @@ def _put(root: Path, path: str, data: bytes | bytearray | memoryview) -> None:
         raise BusyError(f"{root} is gone", "this run's own staging folder", "run it again") from None
     try:
         try:
-            _write_all(fd, data)
+            for part in parts:
+                _write_all(fd, part)
+            digest = sha256(*parts)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -197,6 +231,7 @@ def _put(root: Path, path: str, data: bytes | bytearray | memoryview) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+    return digest, sum(len(part) for part in parts)
 
 
 def fsync_folder(path: Path) -> None:
@@ -418,11 +453,13 @@ def _finish_sealed(out: Path, key: str, recipe: Recipe, session: Session) -> Art
 def _reopen(path: Path) -> Staging:
     """Believe of a dead run's folder only what its journal says and the files confirm; remove the rest."""
     done: dict[str, FileEntry] = {}
+    notes: dict[str, str] = {}
     with contextlib.suppress(FileNotFoundError):
         for line in (path / "journal.jsonl").read_bytes().split(b"\n"):
             try:
                 row = json.loads(line)
                 entry = FileEntry(path=fmt.check_inside(row["path"]), size=row["size"], sha256=row["sha256"])
+                notes[entry.path] = row["note"]
             except (ValueError, KeyError, TypeError, NmtoolError):
                 continue  # a torn last line
             done[entry.path] = entry
@@ -438,7 +475,7 @@ def _reopen(path: Path) -> Staging:
     for name in sizes:
         if name not in done:
             (path / name).unlink()
-    return Staging(path, done, len(done) + len(list(path.glob("work/*"))))
+    return Staging(path, done, len(done) + len(list(path.glob("work/*"))), notes)
 
 
 def _commit(

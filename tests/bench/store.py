@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from nmtool.artifact.arrays import read_array, rows_per_chunk
+from nmtool.artifact.arrays import read_array
 from nmtool.artifact.key import Recipe
 from nmtool.artifact.open import open_artifact
 from nmtool.artifact.stage import Session, Staging, produce
 from nmtool.artifact.typed import STORE
+from nmtool.extract.write import Behind, Chunk, SplitWriter
+from nmtool.records import Labels, SampleIndex
 from tests.bench import plain
-from tests.bench.artifacts import write_array
 from tests.bench.measure import Contender, Found, Line, in_turns, timed
 from tests.bench.sizes import Sizes
 
@@ -63,6 +64,9 @@ class _Disk:
         self.values, self.store = values, work / "store"
         self.file, self.raw = work / "plain.npy", work / "raw.bin"
         self.buffer = bytearray(values.nbytes)
+        labels = Labels(values=np.zeros(len(values), dtype=np.int64), classes=("a",))
+        ids = [f"train/{row:08d}" for row in range(len(values))]
+        self.index = SampleIndex(split="train", ids=ids, labels=labels, digest="sha256:" + "0" * 64)
 
     def writing(self, write: Any) -> Contender:
         """A contender that begins on a disk without the files of the round before."""
@@ -101,7 +105,11 @@ class _Disk:
         produce(Session(store=self.store), recipe, name="bench", config={}, build=self._build)
 
     def _build(self, staging: Staging) -> dict[str, object]:
-        write_array(staging, NAME, self.values, rows_per_chunk(DIM, np.float32))
+        with Behind() as behind:
+            writer = SplitWriter(staging, self.index, DIM, "float32")
+            for number in range(writer.array.chunks):
+                start, stop = writer.array.bounds(number)
+                behind.put(writer, Chunk(number=number, features=self.values[start:stop], errors={}))
         return {}
 
     def our_read(self) -> Any:
