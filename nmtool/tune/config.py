@@ -39,6 +39,9 @@ class Config:
         (), doc="labels artifact for the training split; repeatable: each is one run", key=False, repeat=True
     )
     fraction: tuple[float, ...] = setting((1.0,), doc="stratified shares of the training split, in (0, 1]", key=True)
+    nested_fractions: bool = setting(
+        True, doc="smaller fractions of a seed lie inside larger ones; no: each is drawn for itself", key=True
+    )
     seeds: tuple[int, ...] | None = setting(None, doc="seeds, one run each; unset: --seed", key=True)
     seed: int = setting(0, doc="seed where --seeds is not given", key=True)
     preset: str = setting("paper", doc="where unset numbers come from", key=True, choices=PRESETS)

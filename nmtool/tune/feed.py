@@ -29,11 +29,13 @@ class Feed:
 
     def __init__(self, runs: Sequence[Run], material: Material, bench: Bench) -> None:
         self._X, self._device = material.X, bench.device
-        keys = [(r.seed, r.fraction, r.labels) for r in runs]
+        keys = [(r.seed, r.fraction, r.labels, r.nested) for r in runs]
         distinct = list(dict.fromkeys(keys))
         self.view = [distinct.index(key) for key in keys]
         self._seeds = [key[0] for key in distinct]
-        self._rows = [subset.share(material.overlays[labels].y, seed, share) for seed, share, labels in distinct]
+        self._rows = [
+            subset.share(material.overlays[labels].y, seed, share, nested) for seed, share, labels, nested in distinct
+        ]
         self.n = len(self._rows[0])
         self.y = bench.tensor(np.stack([o.y for o in material.overlays]))
         self._overlay = torch.tensor([r.labels for r in runs], device=bench.device)[:, None]

@@ -100,6 +100,7 @@ class Run:
         method: the method's name.
         seed: of initialisation, order of rows, and the choice of a share of them.
         fraction: share of the training rows, in (0, 1].
+        nested: whether shares of one seed lie inside each other.
         labels: which labels artifact, counted from 0; 0 too where none is given.
         probe: how it trains on features.
         shape, terms, finetune: what ``mlp``, ``nmtune`` and ``turn`` add; else None.
@@ -114,6 +115,7 @@ class Run:
     shape: Shape | None = None
     terms: Terms | None = None
     finetune: Finetune | None = None
+    nested: bool = True
 
     def stack_key(self) -> tuple[object, ...]:
         """Runs with equal keys, and equally many training rows, can train as one stack."""
@@ -208,7 +210,17 @@ def expand(config: Config, overlays: int, dim: int) -> tuple[Run, ...]:
         for values in itertools.product(*lists.values()):
             parts = _parts(method, dict(zip(lists, values, strict=True)))
             for labels, fraction, seed in itertools.product(range(max(1, overlays)), fractions, seeds(config)):
-                runs.append(Run(index=len(runs), method=method, seed=seed, fraction=fraction, labels=labels, **parts))
+                runs.append(
+                    Run(
+                        index=len(runs),
+                        method=method,
+                        seed=seed,
+                        fraction=fraction,
+                        nested=config.nested_fractions,
+                        labels=labels,
+                        **parts,
+                    )
+                )
     return tuple(runs)
 
 

@@ -59,6 +59,8 @@ def _recipe(config: Config, found: Inputs) -> Recipe:
         "spectra": config.spectra,
         "predictions": config.predictions,
     }
+    if not config.nested_fractions:
+        resolved["nested_fractions"] = False
     if any("images" in method_named(m).needs for m in config.method):
         # By content, as extract recorded it: a hit needs neither images nor weights at hand.
         resolved["keep_backbone"] = config.keep_backbone

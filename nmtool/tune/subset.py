@@ -10,16 +10,18 @@ from nmtool.numerics.seeds import generator
 from nmtool.records import Int
 
 
-def share(y: Int, seed: int, fraction: float) -> Int:
+def share(y: Int, seed: int, fraction: float, nested: bool = True) -> Int:
     """A stratified share of the labelled rows, sorted.
 
     Of each class max(1, floor(fraction * n_c)) rows, without replacement. Smaller shares of one seed lie inside larger
-    ones. (The authors' code floors to 0 and its subsets are not nested; published-code 1.4.)
+    ones, unless they are not to be nested: then each is drawn for itself. (The authors' code floors to 0 and its
+    subsets are not nested; published-code 1.4.)
 
     Args:
         y: int64 [N] labels of training, -1 for rows that take no part.
         seed: of the run.
         fraction: in (0, 1].
+        nested: whether shares of one seed lie inside each other.
     """
     if fraction >= 1:
         return np.flatnonzero(y >= 0).astype(np.int64)
@@ -28,7 +30,8 @@ def share(y: Int, seed: int, fraction: float) -> Int:
         rows = np.flatnonzero(y == c)
         # 0.29 * 100 is 28.999…: what is whole on paper must not be floored
         count = max(1, math.floor(fraction * len(rows) + 1e-9))
-        chosen.append(generator(seed, "tune", "fraction", int(c)).permutation(rows)[:count])
+        rng = generator(seed, "tune", "fraction", int(c), *(() if nested else (repr(fraction),)))
+        chosen.append(rng.permutation(rows)[:count])
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 

@@ -170,6 +170,10 @@ def test_shares_are_stratified_nested_and_never_empty() -> None:
         counts = [np.bincount(y[list(s)], minlength=3).tolist() for s in shares]
         assert counts == [[5, 1, 1], [29, 2, 1], [50, 5, 1], [100, 10, 1]]
     assert subset.share(y, 0, 0.5).tolist() != subset.share(y, 1, 0.5).tolist()
+    apart = [set(subset.share(y, 0, f, nested=False).tolist()) for f in (0.05, 0.29, 0.5, 1.0)]
+    nested = [set(subset.share(y, 0, f).tolist()) for f in (0.05, 0.29, 0.5, 1.0)]
+    assert [len(rows) for rows in apart] == [len(rows) for rows in nested]
+    assert not apart[1] <= apart[2]
 
 
 def test_all_methods_of_a_seed_start_alike(pixels: Given, tmp_path: Path) -> None:
