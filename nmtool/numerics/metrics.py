@@ -1,7 +1,7 @@
-"""What a head's predictions are worth: accuracy, macro-F1, mean per class, confusion, calibration.
+"""What a head's predictions are worth: accuracy, macro-F1, mean per class, correlations, confusion, calibration.
 
-All of them are fractions in [0, 1], not percentages. They refuse empty and unequal inputs, and unlabelled rows (-1):
-whoever calls decides what to leave out. The module needs numpy alone.
+All of them are fractions in [0, 1] (correlations in [-1, 1]), not percentages. They refuse empty and unequal inputs,
+and unlabelled rows (-1): whoever calls decides what to leave out. The module needs numpy alone.
 """
 
 from __future__ import annotations
@@ -65,10 +65,21 @@ def macro_f1(predicted: ArrayLike, y: ArrayLike, classes: int) -> float:
     Raises:
         DataError: as :func:`confusion`.
     """
-    counts = confusion(predicted, y, classes)
-    occurrences = counts.sum(axis=0) + counts.sum(axis=1)  # 2 TP + FP + FN
-    there = occurrences > 0
-    return float((2 * np.diag(counts)[there] / occurrences[there]).mean())
+    guess, truth = _pair(predicted, y)
+    highest = max(int(guess.max()), int(truth.max()))
+    if highest >= classes:
+        raise DataError(f"class {highest}", f"less than the number of classes, {classes}")
+    hits, guessed, there = _marginals(guess, truth)
+    occurrences = guessed + there  # 2 TP + FP + FN
+    present = occurrences > 0
+    return float((2 * hits[present] / occurrences[present]).mean())
+
+
+def _marginals(guess: Index, truth: Index) -> tuple[Index, Index, Index]:
+    """By class: right predictions, predictions, true labels. What the scores need of a confusion matrix, in O(C)."""
+    classes = max(int(guess.max()), int(truth.max())) + 1
+    counts = [np.bincount(values, minlength=classes) for values in (truth[guess == truth], guess, truth)]
+    return counts[0], counts[1], counts[2]
 
 
 def mean_per_class(predicted: ArrayLike, y: ArrayLike) -> float:
@@ -82,6 +93,49 @@ def mean_per_class(predicted: ArrayLike, y: ArrayLike) -> float:
     hits = np.bincount(truth[guess == truth], minlength=totals.size)
     there = totals > 0
     return float((hits[there] / totals[there]).mean())
+
+
+def matthews_correlation(predicted: ArrayLike, y: ArrayLike) -> float:
+    """Matthews correlation, for any number of classes (Gorodkin 2004); CoLA's metric. 0 where either is constant.
+
+    Returns:
+        in [-1, 1].
+
+    Raises:
+        DataError: as :func:`accuracy`.
+    """
+    guess, truth = _pair(predicted, y)
+    hits, guessed, there = (counts.astype(np.float64) for counts in _marginals(guess, truth))
+    n = float(guess.size)
+    covariance = hits.sum() * n - guessed @ there
+    spread = (n * n - guessed @ guessed) * (n * n - there @ there)
+    return float(covariance / np.sqrt(spread)) if spread > 0 else 0.0
+
+
+def pearson_correlation(predicted: ArrayLike, y: ArrayLike) -> float:
+    """Pearson correlation of two real-valued vectors; STS-B's metric.
+
+    Args:
+        predicted, y: [N], finite, N of 2 or more.
+
+    Returns:
+        in [-1, 1]; 0 where either is constant, as a score needs a number.
+
+    Raises:
+        DataError: unequal length, fewer than two values, values that are not finite.
+    """
+    x, z = np.asarray(predicted, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if x.ndim != 1 or x.shape != z.shape or x.size < 2:
+        raise DataError(f"predictions of shape {x.shape}, labels of shape {z.shape}", "[N] each, N of 2 or more")
+    if not (np.isfinite(x).all() and np.isfinite(z).all()):
+        raise DataError("predictions or labels that are not finite", "finite numbers")
+    x, z = x - x.mean(), z - z.mean()
+    # each by its own largest value first: squares of very large or small numbers would leave the range
+    spread_x, spread_z = np.abs(x).max(), np.abs(z).max()
+    if spread_x == 0 or spread_z == 0:
+        return 0.0
+    x, z = x / spread_x, z / spread_z
+    return float(np.clip((x @ z) / np.sqrt((x @ x) * (z @ z)), -1.0, 1.0))
 
 
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:

@@ -14,6 +14,8 @@ from nmtool.report.table import NONE, Cell, Column, Table, share, shown, stat_ce
 _HEADINGS = {
     "macro_f1": "macro F1",
     "mean_per_class": "mean per class",
+    "matthews": "Matthews",
+    "calibration_error": "calibration error",
     "best_accuracy": "best epoch (oracle)",
     "sve": "SVE",
     "lsvr": "LSVR",
@@ -69,8 +71,9 @@ def _table(group: Group, caption: str, wanted: Sequence[tuple[str, str, str]], n
         if all(stat is None for stat in stats):
             continue
         columns.append(Column(title=title, number=True))
-        spectral = measure in ("sve", "lsvr")
-        for row, cell in zip(cells, stat_cells(stats, as_percent=not spectral, mark=not spectral), strict=True):
+        percent = measure not in ("sve", "lsvr", "matthews")
+        mark = measure not in ("sve", "lsvr", "calibration_error")  # the largest is the best
+        for row, cell in zip(cells, stat_cells(stats, as_percent=percent, mark=mark), strict=True):
             row.append(cell)
     return Table(caption=caption, columns=tuple(columns), rows=tuple(tuple(row) for row in cells), note=note)
 
@@ -90,9 +93,9 @@ def _measures(group: Group) -> Table:
         group,
         f"Other measures, trained on {shown(group.name)}",
         wanted,
-        "F1, mean per class and best epoch in percent. The best epoch is chosen by test accuracy: an oracle, not a "
-        "result one could have had. SVE and LSVR in nats, of the space that the head's last layer sees; OOD is the "
-        "mean over the targets.",
+        "F1, mean per class, calibration error (expected, 15 bins) and best epoch in percent. The best epoch is chosen "
+        "by test accuracy: an oracle, not a result one could have had. SVE and LSVR in nats, of the space that the "
+        "head's last layer sees; OOD is the mean over the targets.",
     )
 
 

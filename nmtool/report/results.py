@@ -15,7 +15,16 @@ from nmtool.report.lineage import Origin, content_of
 from nmtool.report.statistics import Stat, mean, summarise
 from nmtool.report.table import NONE, share, shown
 
-MEASURES = ("accuracy", "macro_f1", "mean_per_class", "best_accuracy", "sve", "lsvr")
+MEASURES = (
+    "accuracy",
+    "macro_f1",
+    "mean_per_class",
+    "matthews",
+    "calibration_error",
+    "best_accuracy",
+    "sve",
+    "lsvr",
+)
 FIRST = ("method", "loss", "model", "pretrain_noise", "pretrain_type", "label_noise", "label_type", "fraction")
 OTHERS = (
     *("lr", "weight_decay", "epochs", "batch_size", "optimizer", "schedule", "scale", "q", "preset"),

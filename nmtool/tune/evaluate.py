@@ -1,4 +1,4 @@
-"""Judging a stack of heads: predictions on every split, the four scores, and the spectrum of the transformed space."""
+"""Judging a stack of heads: predictions on every split, the scores, and the spectrum of the transformed space."""
 
 from __future__ import annotations
 
@@ -80,6 +80,9 @@ def scores_of(
         accuracy=metrics.accuracy(predicted, y),
         macro_f1=metrics.macro_f1(predicted, y, classes),
         mean_per_class=metrics.mean_per_class(predicted, y),
+        matthews=metrics.matthews_correlation(predicted, y),
+        # a softmax in float32 may end a rounding above 1
+        calibration_error=metrics.expected_calibration_error(np.minimum(confidence, 1.0), predicted == y),
         never_predicted=len(missing) / len(trained),
         best_accuracy=None,
         best_epoch=None,

@@ -42,7 +42,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = pictures.fresh_module().requires_grad_(True).to(device)
-        self._normalise = pictures.encoder.pixels.normalise
+        self._encoder = pictures.encoder
         self._scaling, self._device = scaling, device
         self.classifier = nn.Linear(weight.shape[1], weight.shape[0], device=device)
         with torch.no_grad():
@@ -51,9 +51,9 @@ class Network(nn.Module):
 
     def transform(self, pixels: Tensor) -> Tensor:
         """Z [B, D], what enters the classifier, of uint8 images [B, 3, H, W]."""
-        images = self._normalise(pixels.to(self._device)).contiguous(memory_format=torch.channels_last)
-        features = self.backbone.forward_head(self.backbone.forward_features(images), pre_logits=True)
-        return self._scaling(features)
+        prepared = self._encoder.pixels.normalise(pixels.to(self._device))
+        images = prepared.contiguous(memory_format=torch.channels_last)
+        return self._scaling(self._encoder.features_by(self.backbone, images))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits [B, C] of uint8 images."""

@@ -27,6 +27,8 @@ class Scores:
         target: which split, counted from 0.
         n: rows judged.
         accuracy, macro_f1, mean_per_class: in [0, 1].
+        matthews: Matthews correlation, in [-1, 1].
+        calibration_error: expected calibration error over 15 bins, in [0, 1].
         never_predicted: share of the classes present in training that no row was given.
         best_accuracy, best_epoch: of the epoch best on this very split, an oracle; None where epochs were not judged
             on it.
@@ -40,6 +42,8 @@ class Scores:
     accuracy: float
     macro_f1: float
     mean_per_class: float
+    matthews: float
+    calibration_error: float
     never_predicted: float
     best_accuracy: float | None
     best_epoch: int | None

@@ -25,6 +25,8 @@ _SCORES = (
     "accuracy",
     "macro_f1",
     "mean_per_class",
+    "matthews",
+    "calibration_error",
     "best_accuracy",
     "best_epoch",
     "never_predicted",

@@ -19,11 +19,11 @@ from nmtool.artifact.memo import Memo
 from nmtool.data.dataset import Dataset
 from nmtool.data.sources import open_dataset
 from nmtool.encoders.device import thread_count
+from nmtool.encoders.encoder import ImageEncoder, Pixels, load_image
 from nmtool.encoders.facts import parse_kwargs
-from nmtool.encoders.resolve import Resolved, resolve
-from nmtool.encoders.timm import Encoder, Pixels
-from nmtool.encoders.timm import load as load_encoder
-from nmtool.errors import DataError, InputMissingError
+from nmtool.encoders.resolve import FAMILIES, resolve
+from nmtool.encoders.resolved import Resolved
+from nmtool.errors import DataError, InputMissingError, UsageError
 from nmtool.records import Int
 from nmtool.tune.config import Config
 from nmtool.tune.inputs import Inputs, Source
@@ -79,7 +79,7 @@ class Pictures:
         targets: images of each evaluation split.
     """
 
-    encoder: Encoder
+    encoder: ImageEncoder
     train: Shots
     targets: tuple[Shots, ...]
 
@@ -106,7 +106,7 @@ def checked_sources(config: Config, found: Inputs, memo: Memo, device: torch.dev
     threads = thread_count(config.workers)
 
     def open_all() -> Pictures:
-        encoder = load_encoder(resolved, device)
+        encoder = load_image(resolved, device)
         left, shots = HELD_BYTES, []
         for dataset, split in places:
             cost = len(dataset.splits[split]) * 3 * encoder.pixels.size[0] * encoder.pixels.size[1]
@@ -127,10 +127,12 @@ def _backbone(config: Config, train: Source, memo: Memo) -> Resolved:
     model = config.model or str(origin.get("model") or "")
     if not model:
         raise InputMissingError(f"{train.shown} does not say which model made it", "a backbone", "give --model")
+    if recorded.get("tower") == "text":
+        raise UsageError(f"fine-tuning from {train.shown}, features of texts", "features of images")
     folder = Path(model).is_dir()
     arch = config.arch or None
-    if arch is None and not folder and not model.startswith("timm:"):
-        arch = str(origin.get("arch") or recorded["arch"])
+    if arch is None and not folder and model.partition(":")[0] not in FAMILIES:
+        arch = str(origin.get("arch") or f"{recorded['family']}:{recorded['arch']}")
     kwargs = parse_kwargs(config.model_kwargs) or ({} if folder else dict(recorded["kwargs"]))
     try:
         resolved = resolve(
@@ -141,16 +143,19 @@ def _backbone(config: Config, train: Source, memo: Memo) -> Resolved:
             seed=int(origin.get("seed") or 0),
             overrides=dict(origin.get("overrides") or {}),
             memo=memo,
+            feature=str(recorded["feature"]),
+            normalize=bool(recorded.get("normalize")),
+            tower="image",
         )
     except InputMissingError as error:
         raise InputMissingError(error.found, "the backbone that extract used", "give its path with --model") from None
     now = resolved.spec.to_json()
-    differing = sorted(name for name in recorded if now.get(name) != recorded[name])
+    differing = sorted(name for name in recorded.keys() | now.keys() if now.get(name) != recorded.get(name))
     if differing:
         name = differing[0]
         raise DataError(
             f"the {name} of {model} is {str(now.get(name))[:80]}",
-            f"{str(recorded[name])[:80]}, as the features {train.shown} were made with",
+            f"{str(recorded.get(name))[:80]}, as the features {train.shown} were made with",
             "give that backbone with --model, or extract again",
         )
     return resolved

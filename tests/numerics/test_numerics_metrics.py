@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import pearsonr
 from sklearn import metrics as reference
 
 from nmtool.errors import DataError
-from nmtool.numerics.metrics import accuracy, confusion, expected_calibration_error, macro_f1, mean_per_class
+from nmtool.numerics.metrics import (
+    accuracy,
+    confusion,
+    expected_calibration_error,
+    macro_f1,
+    matthews_correlation,
+    mean_per_class,
+    pearson_correlation,
+)
 
 SMALL = settings(derandomize=True, max_examples=60, deadline=None)
 PAIRS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=40)
@@ -22,6 +31,31 @@ def test_by_hand():
     assert mean_per_class(predicted, y) == pytest.approx((1 / 2 + 2 / 3) / 2)
 
 
+def test_correlations_by_hand():
+    # TP 1, TN 2, FP 1, FN 1: (1 * 2 - 1 * 1) / sqrt(2 * 2 * 3 * 3)
+    assert matthews_correlation([1, 1, 0, 0, 0], [1, 0, 1, 0, 0]) == pytest.approx(1 / 6)
+    assert matthews_correlation([0, 0], [0, 1]) == 0  # constant predictions
+    assert matthews_correlation([0, 1, 2], [0, 1, 2]) == 1
+    # deviations -1 0 1 and -1 2 -1 have no covariance; -1 0 1 and -3 1 2 have 5 / sqrt(2 * 14)
+    assert pearson_correlation([0, 1, 2], [1, 4, 1]) == pytest.approx(0, abs=1e-15)
+    assert pearson_correlation([0, 1, 2], [0, 4, 5]) == pytest.approx(5 / np.sqrt(28))
+    assert pearson_correlation([3, 3], [0, 1]) == 0
+    for bad in (([1], [1]), ([1, 2], [1, 2, 3]), ([1, np.nan], [1, 2]), ([], [])):
+        with pytest.raises(DataError):
+            pearson_correlation(*bad)
+
+
+@SMALL
+@given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), min_size=2, max_size=30), st.integers(-150, 150))
+def test_pearson_agrees_with_scipy_at_any_scale(pairs, power):
+    x, y = (np.array(column) for column in zip(*pairs, strict=True))
+    value = pearson_correlation(x * 10.0**power, y)
+    assert -1 <= value <= 1
+    if np.ptp(x) > 1e-3 and np.ptp(y) > 1e-3:
+        assert value == pytest.approx(pearsonr(x, y).statistic, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:A single label")  # sklearn's; the scores are defined there, too
 @SMALL
 @given(PAIRS)
 def test_agree_with_sklearn(pairs):
@@ -30,6 +64,7 @@ def test_agree_with_sklearn(pairs):
     assert macro_f1(predicted, y, 6) == pytest.approx(
         reference.f1_score(y, predicted, average="macro", zero_division=0)
     )
+    assert matthews_correlation(predicted, y) == pytest.approx(reference.matthews_corrcoef(y, predicted), abs=1e-12)
     assert mean_per_class(predicted, y) == pytest.approx(
         reference.recall_score(y, predicted, labels=np.unique(y), average="macro")
     )
@@ -66,6 +101,7 @@ def test_bad_predictions_are_refused(predicted, y):
     for call in (
         lambda: accuracy(predicted, y),
         lambda: mean_per_class(predicted, y),
+        lambda: matthews_correlation(predicted, y),
         lambda: macro_f1(predicted, y, 3),
         lambda: confusion(predicted, y, 3),
     ):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import Given
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, matthews_corrcoef
 from tune_samples import digit_splits, flip, results, table, tune, write_features, write_labels
 
 from nmtool.tune import plan
@@ -32,6 +32,8 @@ def test_scores_are_scikit_learns(pixels: Given, store: Path) -> None:
     y, p = found["label"], found["predicted"]
     assert row["macro_f1"] == pytest.approx(f1_score(y, p, average="macro", zero_division=0))
     assert row["mean_per_class"] == pytest.approx(balanced_accuracy_score(y, p))
+    assert row["matthews"] == pytest.approx(matthews_corrcoef(y, p))
+    assert 0 <= row["calibration_error"] <= 1
 
 
 def test_the_spectrum_is_that_of_the_scaled_features(pixels: Given, store: Path) -> None:
