@@ -129,7 +129,9 @@ class ArrayWriter:
         if stop - start < self.chunk_rows:  # a chunk at the edge is as long as the others, filled up
             shape = (self.chunk_rows - (stop - start), *self._shape[1:])
             parts.append(_bytes_of(np.full(shape, _fill(self._dtype), dtype=little.dtype)))
-        self._staging.write(self._path(chunk), *(part.data for part in parts), struct.pack("<I", _crc32c(parts)), note=note)
+        self._staging.write(
+            self._path(chunk), *(part.data for part in parts), struct.pack("<I", _crc32c(parts)), note=note
+        )
 
 
 def _bytes_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -178,7 +180,7 @@ def read_array(artifact: Artifact, store: str, name: str, start: int = 0, stop: 
 
 
 def _read_chunk(path: Path, into: npt.NDArray[Any]) -> None:
-    """One chunk file into memory, its length and checksum verified. Not mapped: a file cut meanwhile must be an error."""
+    """One chunk file into memory, its length and checksum verified. Not mapped: a file cut meanwhile is an error."""
     values = _bytes_of(into)
     view = values.data
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +16,80 @@ from nmtool.artifact.format import canonical
 from nmtool.artifact.open import Artifact, open_artifact
 from nmtool.artifact.stage import Staging
 from nmtool.errors import CorruptError, DataError, InputMissingError
-from nmtool.records import FeatureTable, Labels, NoisyLabels
+from nmtool.records import FeatureTable, Int, Labels, NoisyLabels, TextColumn
 
 STORE = "features.zarr"
+_GROUP = 1 << 20
+"""Rows of a Parquet row group; pyarrow's own default."""
 LABELS_TABLE, SAMPLES_TABLE, CLASSES = "labels.parquet", "samples.parquet", "classes.json"
 
 
 def parquet_bytes(columns: Mapping[str, Any]) -> bytes:
-    """A Parquet file of equally long columns (numpy arrays or lists); the same bytes for the same columns."""
+    """A Parquet file of equally long columns; the same bytes for the same columns.
+
+    Args:
+        columns: by name: numpy arrays, lists, ``TextColumn`` or ``Repeated``. They are converted a row group at a time,
+            so that millions of texts never stand there as Python's own.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    sink = io.BytesIO()
-    pq.write_table(pa.table({k: pa.array(v) for k, v in columns.items()}), sink, compression="zstd")
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"columns of different lengths: {lengths}")
+    compact = (TextColumn, Repeated)
+    arrays = {name: v if isinstance(v, compact) else pa.array(v) for name, v in columns.items()}
+    schema = pa.schema([(name, pa.string() if isinstance(v, compact) else v.type) for name, v in arrays.items()])
+    rows, sink = max(lengths.values(), default=0), io.BytesIO()
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for start in range(0, max(rows, 1), _GROUP):
+            parts = [_part(values, start, min(start + _GROUP, rows)) for values in arrays.values()]
+            writer.write_table(pa.table(parts, schema=schema), row_group_size=_GROUP)
     return sink.getvalue()
+
+
+def _part(values: Any, start: int, stop: int) -> Any:
+    """Some rows of a column as a pyarrow array; texts as ``string``, whose offsets of 32 bits do for a row group."""
+    import pyarrow as pa
+
+    if isinstance(values, TextColumn):
+        return values[start:stop].to_arrow().cast(pa.string())
+    if isinstance(values, Repeated):
+        return pa.repeat(values.text, stop - start)
+    return values[start:stop]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A column that has one text in all of its rows."""
+
+    text: str
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+
+def labels_bytes(labels: NoisyLabels) -> bytes:
+    """``labels.parquet`` of an overlay; ``read_labels`` reads it."""
+    n = len(labels.clean)
+    return parquet_bytes(
+        {
+            "row": np.arange(n, dtype=np.int64),
+            "sample": TextColumn.of(labels.samples),
+            "split": Repeated(labels.split, n),
+            "clean": labels.clean,
+            "noisy": labels.noisy,
+            "flipped": labels.flipped,
+        }
+    )
 
 
 def read_parquet(artifact: Artifact, name: str) -> dict[str, Any]:
     """Columns of a payload Parquet file, checked: numpy arrays for numbers, lists for text."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        # Without threads: a process that ends while Arrow's pool is still starting is aborted (2 of 8 runs, measured).
-        table = pq.read_table(io.BytesIO(artifact.read(name)), use_threads=False, pre_buffer=False)
-    except (pa.ArrowException, ValueError) as error:
-        raise CorruptError(f"{artifact.path}/data/{name} does not parse ({error})", "a Parquet table") from None
+    table = _table(artifact, name)
     columns: dict[str, Any] = {}
     for column in table.column_names:
         values = table.column(column)
@@ -48,6 +98,19 @@ def read_parquet(artifact: Artifact, name: str) -> dict[str, Any]:
         )
         columns[column] = values.to_numpy() if plain and values.null_count == 0 else values.to_pylist()
     return columns
+
+
+def _table(artifact: Artifact, name: str, **options: Any) -> Any:
+    """A payload Parquet file as a pyarrow table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # Without threads: a process that ends while Arrow's pool is still starting is aborted (2 of 8 runs, measured).
+        source = pa.BufferReader(artifact.read(name))
+        return pq.read_table(source, use_threads=False, pre_buffer=False, **options)
+    except (pa.ArrowException, ValueError) as error:
+        raise CorruptError(f"{artifact.path}/data/{name} does not parse ({error})", "a Parquet table") from None
 
 
 def write_classes(staging: Staging, classes: Sequence[str]) -> None:
@@ -64,16 +127,34 @@ def read_classes(artifact: Artifact) -> tuple[str, ...]:
 
 
 def read_labels(artifact: Artifact) -> NoisyLabels:
-    """A ``labels`` artifact as a record."""
-    table = read_parquet(artifact, LABELS_TABLE)
-    splits = sorted(set(table["split"]))
+    """A ``labels`` artifact as a record.
+
+    Raises:
+        CorruptError: no such table, or one of another shape.
+    """
+    import pyarrow as pa
+
+    where = f"{artifact.path}/data/{LABELS_TABLE}"
+    table = _table(artifact, LABELS_TABLE, read_dictionary=["split"])
+    wrong = [name for name in ("sample", "split", "clean", "noisy") if name not in table.column_names]
+    wrong += [name for name in table.column_names if name not in wrong and table.column(name).null_count]
+    wrong += [
+        name for name in ("clean", "noisy") if name not in wrong and not pa.types.is_integer(table.field(name).type)
+    ]
+    if wrong:
+        raise CorruptError(f"columns {', '.join(wrong)} of {where}", "sample, split, and whole numbers clean and noisy")
+    splits = sorted({name for chunk in table.column("split").chunks for name in chunk.unique().to_pylist()})
     if len(splits) != 1:
         raise CorruptError(f"{artifact.path} labels splits {splits}", "one split")
+    try:
+        samples = TextColumn.from_arrow(table.column("sample"))
+    except (pa.ArrowException, ValueError) as error:
+        raise CorruptError(f"the sample ids of {where} ({error})", "texts") from None
     return NoisyLabels(
-        samples=table["sample"],
+        samples=samples,
         split=splits[0],
-        clean=table["clean"],
-        noisy=table["noisy"],
+        clean=table.column("clean").to_numpy(),
+        noisy=table.column("noisy").to_numpy(),
         classes=read_classes(artifact) if artifact.has(CLASSES) else (),
     )
 
@@ -82,8 +163,8 @@ def join_labels(overlay: NoisyLabels, ids: Sequence[str], labels: Labels, where:
     """The overlay's noisy labels for these rows, joined by sample id.
 
     Raises:
-        DataError: a sample has no overlay label, or the overlay's clean labels or classes are not those of the data: it
-            was made for another dataset.
+        DataError: a sample has no overlay label or two, or the overlay's clean labels or classes are not those of the
+            data: it was made for another dataset.
     """
     if overlay.classes and overlay.classes != labels.classes:
         raise DataError(
@@ -91,8 +172,7 @@ def join_labels(overlay: NoisyLabels, ids: Sequence[str], labels: Labels, where:
             f"the {len(labels.classes)} classes of {where} ({', '.join(labels.classes[:3])}, …)",
             "give the labels artifact made from this dataset",
         )
-    position = {sample: row for row, sample in enumerate(overlay.samples)}
-    rows = np.array([position.get(sample, -1) for sample in ids], dtype=np.int64)
+    rows = _rows_of(TextColumn.of(ids), TextColumn.of(overlay.samples))
     missing = np.flatnonzero(rows < 0)
     if missing.size:
         raise DataError(
@@ -108,6 +188,20 @@ def join_labels(overlay: NoisyLabels, ids: Sequence[str], labels: Labels, where:
             "run inject-noise on it again",
         )
     return Labels(values=overlay.noisy[rows], classes=labels.classes)
+
+
+def _rows_of(ids: TextColumn, samples: TextColumn) -> Int:
+    """Where each id stands among the samples, int64 [n]; -1 where it does not."""
+    if samples.first_out_of_order() >= 0:  # not as nmtool writes them
+        twice = next((text for text, count in Counter(samples).items() if count > 1), None)
+        if twice is not None:
+            raise DataError(f"the labels have sample {twice!r} twice", "each sample once", "make the labels again")
+    if ids == samples:
+        return np.arange(len(ids), dtype=np.int64)
+    import pyarrow.compute as pc
+
+    found = pc.index_in(ids.to_arrow(), value_set=samples.to_arrow())
+    return np.asarray(found.fill_null(-1).to_numpy(), dtype=np.int64)
 
 
 def split_of(text: str) -> tuple[Path, str]:

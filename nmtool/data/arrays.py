@@ -19,6 +19,7 @@ import numpy.typing as npt
 from nmtool.artifact.memo import Memo
 from nmtool.data import files
 from nmtool.data.dataset import Dataset, Indexed
+from nmtool.data.ids import numbered_ids
 from nmtool.data.index import check_id, make_splits
 from nmtool.data.labels import MAX_CLASSES, classes_of, names_of, numbered
 from nmtool.data.npz import Member, Npz
@@ -84,18 +85,13 @@ def open_arrays(where: str, *, uri: str, memo: Memo) -> Dataset:
     splits = make_splits(
         kind=kind,
         classes=classes,
-        rows={split: (_ids(split, len(values)), values) for split, values in labels.items()},
+        rows={split: (numbered_ids(split, len(values)), values) for split, values in labels.items()},
         contents=lambda split: _contents(npz, f"X_{split}"),
         memo=memo,
         question=["arrays", os.fsencode(path).hex(), list(npz.identity)],
         trusted=npz.settled,
     )
     return _ArraysDataset(uri=uri, kind=kind, splits=splits, classes=classes, npz=npz)
-
-
-def _ids(split: str, n: int) -> list[str]:
-    width = max(6, len(str(n - 1)))
-    return [f"{split}/{row:0{width}d}" for row in range(n)]
 
 
 def _contents(npz: Npz, key: str) -> Iterator[str]:
@@ -174,7 +170,9 @@ def _named(
         strange = sorted(set(found) - set(names))
         if strange:
             raise DataError(f"labels not among the classes of {name}: {strange[:5]}", f"some of {list(names[:5])} …")
-        values = np.array([UNLABELLED if v < 0 else names.index(found[v]) for v in values], dtype=np.int64)
+        number = {each: k for k, each in enumerate(names)}
+        # the last place is that of -1, unlabelled
+        values = np.array([*(number[each] for each in found), UNLABELLED], dtype=np.int64)[values]
     parts = dict(zip(order, np.split(values, np.cumsum([len(given[split]) for split in order])[:-1]), strict=True))
     return {split: parts.get(split, np.full(n, UNLABELLED, np.int64)) for split, n in rows.items()}, names or found
 

@@ -1,34 +1,35 @@
 """Columns of a CSV, TSV or Parquet file, by name. The files are untrusted; nothing in them is evaluated.
 
-CSV is read as RFC 4180 writes it: quotes may hold commas and line breaks, and have to be balanced. In a TSV file
-quotes are characters like any other (GLUE's files have unbalanced ones), and a field can't hold a tab or a line break.
-Both are UTF-8 with a header. Image bytes in a Parquet column are read by row groups (``ImageCells``).
+A column is read when it is asked for, and as a column: millions of texts are never millions of Python's. Image bytes in
+a Parquet column are read by row groups (``ImageCells``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import numpy as np
 
 from nmtool.data import files
+from nmtool.data.delimited import Delimited
 from nmtool.data.images import BrokenSample
-from nmtool.data.labels import Cell
-from nmtool.errors import DataError, UsageError
+from nmtool.data.labels import CodedCells
+from nmtool.errors import DataError, NmtoolError, UsageError
+from nmtool.records import TextColumn
 
 SUFFIXES = (".parquet", ".csv", ".tsv")
 
 
 class TableFile:
-    """One file: its column names, its number of rows, and the cells of a column on demand."""
+    """One file: its column names at once, its number of rows and its columns when ``load`` or a column is called."""
 
     def __init__(self, path: Path, name: str) -> None:
-        """Read the names and, of a text file, the cells.
+        """Read the names.
 
         Args:
             path: the file, absolute.
@@ -37,83 +38,139 @@ class TableFile:
         Raises:
             UsageError: neither .parquet, .csv nor .tsv.
             InputMissingError: no such file.
-            DataError: rows of different lengths, a column name twice, text that is no UTF-8, a damaged file.
+            DataError: no header, a column name twice, a damaged file.
         """
         self.path, self.name = path, name
-        self.is_parquet = path.suffix.lower() == ".parquet"
-        if path.suffix.lower() not in SUFFIXES:
+        suffix = path.suffix.lower()
+        self.is_parquet = suffix == ".parquet"
+        self._text = Delimited(name=name, tsv=suffix == ".tsv")
+        self._held: dict[str, TextColumn] = {}
+        self.rows = 0
+        if suffix not in SUFFIXES:
             raise UsageError(f"the table {name!r}", f"a file ending in {', '.join(SUFFIXES)}", "rename or convert it")
         with files.told(name):
             self.identity = files.identity(path.stat())
             self.settled = files.settled(files.stacked([self.identity]))
-            if self.is_parquet:
-                self._open_parquet()
-            else:
-                self._read_text(path.read_bytes())
+        if self.is_parquet:
+            with self.parquet() as file:
+                self.names: list[str] = list(file.schema_arrow.names)
+                self.rows = file.metadata.num_rows
+        else:
+            with self._stream() as stream:
+                self.names = self._text.header(stream)
         if len(set(self.names)) != len(self.names):
             twice = next(each for each in self.names if self.names.count(each) > 1)
             raise DataError(f"column {twice!r} stands twice in {name}", "each column once", "rename one")
 
-    def _open_parquet(self) -> None:
-        import pyarrow
-        import pyarrow.parquet
+    def load(self, columns: Sequence[str]) -> None:
+        """Count the rows, and of a text file read these columns in the one pass that takes.
 
-        try:
-            with pyarrow.parquet.ParquetFile(self.path) as file:
-                self.names: list[str] = list(file.schema_arrow.names)
-                self.rows: int = file.metadata.num_rows
-        except (pyarrow.ArrowException, OSError) as error:
-            raise self.damaged(error) from None
-
-    def _read_text(self, data: bytes) -> None:
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            raise DataError(f"{self.name}, line {line}, is no UTF-8", "a table in UTF-8", "convert it") from None
-        split = _tsv_rows(text) if self.path.suffix.lower() == ".tsv" else _csv_rows(text, self.name)
-        lines = list(split)
-        if not lines:
-            raise DataError(f"{self.name} is empty", "a header and at least one row")
-        (_, self.names), *rows = lines
-        for number, row in rows:
-            if len(row) != len(self.names):
-                raise DataError(
-                    f"{self.name}, line {number}, has {len(row)} fields", f"{len(self.names)}, as in the header"
-                )
-        self.rows = len(rows)
-        self._cells = {name: [row[k] for _, row in rows] for k, name in enumerate(self.names)}
-
-    def cells(self, column: str) -> Sequence[Cell]:
-        """All cells of a column: texts, or, from Parquet, numbers too; None where one is empty."""
+        Raises:
+            DataError: rows of different lengths, text that is no UTF-8, quotes that are not balanced.
+        """
         if not self.is_parquet:
-            return self._cells[column]
+            with self._stream() as stream:
+                self.rows, found = self._text.columns(stream, self.names, columns)
+            self._held = dict(zip(columns, found, strict=True))
+
+    def texts(self, column: str) -> TextColumn:
+        """All cells of a column that has to hold text everywhere; the file is read again where they were not loaded."""
+        if not self.is_parquet:
+            return self._from_text(column)
+        import pyarrow as pa
+
+        array = self._from_parquet(column)
+        if pa.types.is_dictionary(array.type):
+            array = array.cast(array.type.value_type)
+        is_text = any(test(array.type) for test in _texts())
+        if array.null_count or (len(array) and not is_text):
+            row = array.is_null().index(True).as_py() if is_text else 0
+            raise DataError(f"row {row} of column {column!r} of {self.name} is {array[row].as_py()!r}", "text")
+        try:
+            return TextColumn.from_arrow(array) if is_text else TextColumn.of(())
+        except ValueError as error:
+            raise self.damaged(error) from None
+
+    def cells(self, column: str) -> CodedCells:
+        """All cells of a column: texts, or, from Parquet, numbers too; None where one is empty."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        array = self._from_parquet(column) if self.is_parquet else self._from_text(column).to_arrow()
+        if pa.types.is_dictionary(array.type):
+            array = array.cast(array.type.value_type)
+        tests = (*_texts(), pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+        if array.null_count < len(array) and not any(test(array.type) for test in tests):
+            odd = array.drop_null()[0].as_py()
+            raise DataError(f"column {column!r} of {self.name} holds {type(odd).__name__}", "texts or numbers")
+        if array.null_count == len(array) or pa.types.is_floating(array.type):  # few floats are alike
+            return CodedCells(cells=array.to_pylist(), codes=np.arange(len(array)))
+        encoded = pc.dictionary_encode(array, null_encoding="encode")
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.unify_dictionaries().combine_chunks()
+        try:
+            return CodedCells(cells=encoded.dictionary.to_pylist(), codes=encoded.indices.to_numpy())
+        except UnicodeDecodeError as error:
+            raise self.damaged(error) from None
+
+    def _from_text(self, column: str) -> TextColumn:
+        if column not in self._held:
+            with self._stream() as stream:
+                _, (found,) = self._text.columns(stream, self.names, [column])
+            return found
+        return self._held[column]
+
+    def forget(self) -> None:
+        """Give back the memory of the columns that were loaded."""
+        self._held.clear()
+
+    def _from_parquet(self, column: str) -> Any:
+        """A column as a pyarrow ``ChunkedArray``."""
+        with self.parquet() as file:
+            # Without threads: a process that ends while Arrow's pool is still starting is aborted.
+            return file.read(columns=[column], use_threads=False).column(0)
+
+    @contextlib.contextmanager
+    def parquet(self) -> Iterator[Any]:
+        """The open ``ParquetFile``, which has to be the one that was indexed."""
         import pyarrow
         import pyarrow.parquet
 
+        self._check_unchanged()
         try:
-            # Without threads: a process that ends while Arrow's pool is still starting is aborted.
             with pyarrow.parquet.ParquetFile(self.path, pre_buffer=False) as file:
-                table = file.read(columns=[column], use_threads=False)
-            cells: list[Any] = table.column(0).to_pylist()
+                yield file
+        except NmtoolError:
+            raise
         except (pyarrow.ArrowException, OSError, ValueError) as error:
+            with files.told(self.name):
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
             raise self.damaged(error) from None
-        odd = next((cell for cell in cells if not (cell is None or isinstance(cell, (str, int, float)))), None)
-        if odd is not None:
-            raise DataError(f"column {column!r} of {self.name} holds {type(odd).__name__}", "texts or numbers")
-        return cells
 
-    def texts(self, column: str) -> list[str]:
-        """All cells of a column that has to hold text everywhere."""
-        cells = self.cells(column)
-        for row, cell in enumerate(cells):
-            if not isinstance(cell, str):
-                raise DataError(f"row {row} of column {column!r} of {self.name} is {cell!r}", "text")
-        return [str(cell) for cell in cells]
+    @contextlib.contextmanager
+    def _stream(self) -> Iterator[IO[bytes]]:
+        """The open text file, which has to be, before and after, the one that was indexed."""
+        self._check_unchanged()
+        with files.told(self.name), self.path.open("rb") as stream:
+            yield stream
+        self._check_unchanged()
+
+    def _check_unchanged(self) -> None:
+        with files.told(self.name):
+            if files.identity(self.path.stat()) != self.identity:
+                raise DataError(f"{self.name} changed after it was indexed", "data at rest", "run again")
 
     def damaged(self, error: Exception) -> DataError:
         """What to raise where the Parquet reader gives up."""
         return DataError(f"{self.name} is no sound Parquet file ({str(error)[:200]})", "a Parquet file")
+
+
+def _texts() -> tuple[Any, ...]:
+    """pyarrow's tests for the types of texts."""
+    import pyarrow as pa
+
+    return pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view
 
 
 class ImageCells:
@@ -127,7 +184,7 @@ class ImageCells:
 
     def all(self) -> Iterator[bytes]:
         """The bytes of every row, in order; empty where a cell is."""
-        with self._opened() as file:
+        with self._file.parquet() as file:
             for batch in file.iter_batches(batch_size=256, columns=[self._column]):
                 for cell in batch.column(0):
                     yield self._bytes(cell.as_py())
@@ -150,30 +207,15 @@ class ImageCells:
         return data
 
     def _find_starts(self) -> list[int]:
-        with self._opened() as file:
+        with self._file.parquet() as file:
             starts = [0]
             for group in range(file.metadata.num_row_groups):
                 starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
         return starts
 
     def _load(self, group: int) -> Any:
-        with self._opened() as file:
+        with self._file.parquet() as file:
             return file.read_row_group(group, columns=[self._column]).column(0)
-
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[Any]:
-        """The file, which has to be the one that was indexed."""
-        import pyarrow
-        import pyarrow.parquet
-
-        with files.told(self._file.name):
-            if files.identity(self._file.path.stat()) != self._file.identity:
-                raise DataError(f"{self._file.name} changed after it was indexed", "data at rest", "run again")
-        try:
-            with pyarrow.parquet.ParquetFile(self._file.path) as file:
-                yield file
-        except (pyarrow.ArrowException, OSError) as error:
-            raise self._file.damaged(error) from None
 
     def _bytes(self, cell: object) -> bytes:
         if isinstance(cell, dict):  # as Hugging Face writes an image: {bytes, path}
@@ -185,22 +227,3 @@ class ImageCells:
                 "if it names files, map it: ?path=" + self._column,
             )
         return cell or b""
-
-
-def _tsv_rows(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and fields of every line; the last line break ends no further row."""
-    lines = text.split("\n")
-    if lines and not lines[-1]:
-        lines.pop()
-    for number, line in enumerate(lines, 1):
-        yield number, line.removesuffix("\r").split("\t")
-
-
-def _csv_rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for row in reader:
-            if row:
-                yield reader.line_num, row
-    except csv.Error as error:
-        raise DataError(f"{name}, line {reader.line_num}: {error}", "CSV as RFC 4180 has it", "mend the line") from None

@@ -11,6 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,9 @@ Identity = tuple[int, int, int, int, int]
 """Of a file: size, mtime_ns, ctime_ns, inode, device."""
 
 _BLOCK = 1 << 20
+_NAMES = 1 << 14
+# Without waiting: a pipe that took a file's place would be waited for without end.
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 # A file younger than this may change again within its own time stamp's grain (reliability 5.6).
 _SETTLED_NS = 2_000_000_000
 
@@ -45,8 +49,12 @@ def settled(identities: Int) -> bool:
 
 def listing_digest(names: Iterable[str], identities: Int) -> str:
     """sha256 over names and identities, in the order given: the question that a remembered index answers."""
-    sha = hashlib.sha256("\0".join(names).encode())
-    sha.update(b"\0\0" + identities.tobytes())
+    sha, source, between = hashlib.sha256(), iter(names), ""
+    while block := list(islice(source, _NAMES)):
+        sha.update((between + "\0".join(block)).encode())
+        between = "\0"
+    sha.update(b"\0\0")
+    sha.update(np.ascontiguousarray(identities).data)
     return "sha256:" + sha.hexdigest()
 
 
@@ -96,7 +104,7 @@ def digest(path: str | Path, expected: Identity, name: str) -> str:
     sha = hashlib.sha256()
     try:
         with told(name):
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(path, _OPEN)
             try:
                 before = identity(os.fstat(descriptor))
                 while block := os.read(descriptor, _BLOCK):
@@ -124,10 +132,10 @@ def read(path: str | Path, size: int, mtime_ns: int, name: str) -> bytes:
     changed = StorageError(f"{name} changed after it was indexed", "data at rest", "run again when it is complete")
     try:
         with told(name):
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(path, _OPEN)
             with open(descriptor, "rb", buffering=0) as stream:
                 before = os.fstat(descriptor)
-                data = stream.read(size + 1)
+                data = stream.read(size + 1) or b""
                 while data and len(data) <= size and (more := stream.read(size + 1 - len(data))):
                     data += more
                 after = os.fstat(descriptor)

@@ -16,7 +16,8 @@ from __future__ import annotations
 import itertools
 import os
 import stat
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,7 +29,7 @@ from nmtool.data.dataset import Dataset, Indexed
 from nmtool.data.images import SUFFIXES, decode
 from nmtool.data.index import check_id, make_splits
 from nmtool.errors import DataError, InputMissingError
-from nmtool.records import Int, SampleIndex, check_split
+from nmtool.records import Int, SampleIndex, TextColumn, check_split
 
 SPLIT_NAMES = frozenset(("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"))
 _LAYOUTS = "DIR/CLASS/image.jpg, DIR/SPLIT/CLASS/image.jpg or DIR/DOMAIN/SPLIT/CLASS/image.jpg"
@@ -36,21 +37,69 @@ _LAYOUTS = "DIR/CLASS/image.jpg, DIR/SPLIT/CLASS/image.jpg or DIR/DOMAIN/SPLIT/C
 _LITTER = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
 
 
+# Of what went after the walk. No file has it: reading that one is refused as changed, the others are as they were.
+_GONE: files.Identity = (-2, 0, 0, 0, 0)
+
+
 @dataclass(slots=True, kw_only=True)
 class _Listing:
-    """What a walk found; ids are NFC, paths as on disk, both relative and with slashes."""
+    """What a walk found; paths as on disk, relative and with slashes.
 
-    found: dict[str, tuple[str, files.Identity]] = field(default_factory=dict)
+    Attributes:
+        paths: of all image files.
+        renamed: sample id by path, of the paths that are not in NFC; the others are their own ids.
+        folders: path by name in NFC.
+        left_out: as in ``Dataset``.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
     folders: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=lambda: {"hidden": 0, "links": 0, "other": 0})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Files:
-    """The files of one split, by row: path as on disk, and identity int64 [n, 5]."""
+    """The files of all splits by row, looked at when an image or a digest is first asked for. Safe among threads."""
 
-    paths: list[str]
-    identities: Int
+    def __init__(self, root: str, paths: dict[str, Sequence[str]]) -> None:
+        self._root, self._paths = root, paths
+        self._identities: dict[str, Int] = {}
+        self._settled = False
+        self._lock = threading.Lock()
+
+    def identities(self) -> dict[str, Int]:
+        """Identities int64 [n, 5] by split."""
+        with self._lock:
+            if not self._identities:
+                found = {split: self._look(paths) for split, paths in self._paths.items()}
+                self._settled = all(files.settled(each) for each in found.values())
+                self._identities = found
+            return self._identities
+
+    def settled(self) -> bool:
+        """Whether all were old enough, when they were looked at, for their time stamps to be trusted."""
+        self.identities()
+        return self._settled
+
+    def of(self, split: str, row: int) -> tuple[str, files.Identity]:
+        """Where a row's file is, and its identity."""
+        size, mtime, ctime, inode, device = self.identities()[split][row].tolist()
+        return f"{self._root}/{self._paths[split][row]}", (size, mtime, ctime, inode, device)
+
+    def _look(self, paths: Sequence[str]) -> Int:
+        out = np.empty((len(paths), 5), dtype=np.int64)
+        for row, path in enumerate(paths):
+            out[row] = _GONE
+            try:
+                found = os.lstat(f"{self._root}/{path}")
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError:
+                with files.told(path):
+                    raise
+            if stat.S_ISREG(found.st_mode):
+                out[row] = files.identity(found)
+        return out
 
 
 class _FolderDataset(Indexed):
@@ -63,17 +112,15 @@ class _FolderDataset(Indexed):
         splits: dict[str, SampleIndex],
         classes: tuple[str, ...],
         left_out: dict[str, int],
-        root: str,
-        held: dict[str, _Files],
+        held: _Files,
     ) -> None:
         super().__init__(uri=uri, kind="images", splits=splits, classes=classes, left_out=left_out)
-        self._root, self._held = root, held
+        self._held = held
 
     def image(self, split: str, row: int) -> npt.NDArray[np.uint8]:
         """Sample ``row`` as RGB uint8 [H, W, 3]; see ``Dataset.image``."""
-        name, held = self.splits[split].ids[row], self._held[split]
-        path = f"{self._root}/{held.paths[row]}"
-        size, mtime_ns = held.identities[row, :2].tolist()
+        name, row = self.splits[split].ids[row], range(len(self.splits[split]))[row]
+        path, (size, mtime_ns, *_) = self._held.of(split, row)
         return decode(files.read(path, size, mtime_ns, name), name=name)
 
 
@@ -88,42 +135,41 @@ def open_folder(where: str, *, uri: str, memo: Memo) -> Dataset:
     if not stat.S_ISDIR(found.st_mode):
         raise InputMissingError(f"{where!r} is a file", "a folder of images", "for a manifest, write table:FILE")
     listing = _walk(str(root))
-    ids = sorted(listing.found)  # by code point, which is the order of the UTF-8 bytes
-    depth = _depth(ids, listing, where)
-    classes = _classes(listing, depth)
+    path_of = {sample: path for path, sample in listing.renamed.items()}
+    # by code point, which is the order of the UTF-8 bytes
+    ids = sorted(listing.renamed.get(path, path) for path in listing.paths) if path_of else sorted(listing.paths)
+    groups = [(above, list(samples)) for above, samples in itertools.groupby(ids, lambda each: each.rpartition("/")[0])]
+    classes = _classes(listing, _depth(groups, listing, where))
     number = {name: k for k, name in enumerate(classes)}
-    rows: dict[str, tuple[list[str], list[int]]] = {}
-    for above, samples in itertools.groupby(ids, lambda sample: sample.rpartition("/")[0]):
+    names: dict[str, list[str]] = {}
+    labels: dict[str, list[Int]] = {}
+    for above, samples in groups:
         split, _, label = above.rpartition("/")
-        of_split = rows.setdefault(check_split(split or "train"), ([], []))
-        of_split[0].extend(samples)
-        of_split[1].extend([number[label]] * (len(of_split[0]) - len(of_split[1])))
-    identities = files.stacked([listing.found[sample][1] for sample in ids])
-    trusted = files.settled(identities)
+        names.setdefault(check_split(split or "train"), []).extend(samples)
+        labels.setdefault(split or "train", []).append(np.full(len(samples), number[label], dtype=np.int64))
+    columns = {split: TextColumn.of(each) for split, each in names.items()}
+    paths = {s: TextColumn.of(path_of.get(i, i) for i in each) if path_of else columns[s] for s, each in names.items()}
+    held = _Files(str(root), dict(paths))
 
     def contents(split: str) -> Iterable[str]:
-        for sample in rows[split][0]:
-            path, expected = listing.found[sample]
-            yield files.digest(f"{root}/{path}", expected, sample)
+        for row, sample in enumerate(columns[split]):
+            yield files.digest(*held.of(split, row), sample)
+
+    def question() -> object:
+        every = ((name, each) for name, each in held.identities().items())
+        listed = [[name, files.listing_digest(columns[name], each)] for name, each in every]
+        return ["folder", os.fsencode(root).hex(), listed, list(classes)]
 
     splits = make_splits(
         kind="images",
         classes=classes,
-        rows={split: (names, np.array(labels, dtype=np.int64)) for split, (names, labels) in rows.items()},
+        rows={split: (columns[split], np.concatenate(labels[split])) for split in columns},
         contents=contents,
         memo=memo,
-        question=["folder", os.fsencode(root).hex(), files.listing_digest(ids, identities), list(classes)],
-        trusted=trusted,
+        question=question,
+        trusted=held.settled,
     )
-    held = {split: _held([listing.found[sample] for sample in names]) for split, (names, _) in rows.items()}
-    return _FolderDataset(uri=uri, splits=splits, classes=classes, left_out=listing.left_out, root=str(root), held=held)
-
-
-def _held(found: list[tuple[str, files.Identity]]) -> _Files:
-    return _Files(
-        paths=[path for path, _ in found],
-        identities=files.stacked([each for _, each in found]),
-    )
+    return _FolderDataset(uri=uri, splits=splits, classes=classes, left_out=listing.left_out, held=held)
 
 
 def _walk(root: str) -> _Listing:
@@ -132,9 +178,10 @@ def _walk(root: str) -> _Listing:
     waiting = [""]
     while waiting:
         above = waiting.pop()
+        before = f"{above}/" if above else ""
         with files.told(f"the folder {above or '.'!r}"), os.scandir(f"{root}/{above}") as entries:
             for entry in entries:
-                path = f"{above}/{entry.name}" if above else entry.name
+                path = before + entry.name
                 reason = _left_out(entry)
                 if reason:
                     listing.left_out[reason] += 1
@@ -142,10 +189,13 @@ def _walk(root: str) -> _Listing:
                     _add(listing.folders, check_id(path, "folder name"), path)
                     waiting.append(path)
                 else:
-                    sample = check_id(path, "file name")
-                    if sample in listing.found:
-                        raise _twins(listing.found[sample][0], path)
-                    listing.found[sample] = path, files.identity(entry.stat(follow_symlinks=False))
+                    listing.paths.append(path)
+                    if not path.isascii() and (sample := check_id(path, "file name")) != path:
+                        listing.renamed[path] = sample
+    if listing.renamed:
+        raw: dict[str, str] = {}
+        for path in listing.paths:
+            _add(raw, listing.renamed.get(path, path), path)
     return listing
 
 
@@ -166,32 +216,33 @@ def _twins(a: str, b: str) -> DataError:
 
 def _left_out(entry: os.DirEntry[str]) -> str:
     """Why an entry is no sample and no folder of samples; empty where it is one."""
-    if entry.name.startswith(".") or entry.name.lower() in _LITTER:
+    name = entry.name.lower()
+    if name.startswith(".") or name in _LITTER:
         return "hidden"
-    if entry.is_symlink():
-        return "links"
+    if entry.is_file(follow_symlinks=False):
+        return "" if name.endswith(SUFFIXES) else "other"
     if entry.is_dir(follow_symlinks=False):
         return ""
-    return "" if entry.name.lower().endswith(SUFFIXES) and entry.is_file(follow_symlinks=False) else "other"
+    return "links" if entry.is_symlink() else "other"
 
 
-def _depth(ids: list[str], listing: _Listing, where: str) -> int:
-    """How many folders stand above every image: 1, 2 or 3."""
-    if not ids:
+def _depth(groups: list[tuple[str, list[str]]], listing: _Listing, where: str) -> int:
+    """How many folders stand above every image, 1, 2 or 3; the groups are (folder, its images), in order."""
+    if not groups:
         out = ", ".join(f"{count} {reason}" for reason, count in listing.left_out.items() if count)
         raise DataError(
             f"no image in {where!r}" + (f" (left out: {out})" if out else ""),
             f"{_LAYOUTS} (image files end in {' '.join(SUFFIXES)})",
             "check the path; links are not followed",
         )
-    example = {sample.count("/"): sample for sample in reversed(ids)}
+    example = {samples[0].count("/"): samples[0] for _, samples in reversed(groups)}
     depth = min(example)
     if len(example) > 1:
         shown = " and ".join(repr(example[d]) for d in sorted(example)[:2])
         raise DataError(f"images at different depths: {shown}", f"one layout: {_LAYOUTS}", "move or remove some")
     if not 1 <= depth <= 3:
         raise DataError(f"the image {example[depth]!r} stands {depth} folders deep", _LAYOUTS, "move the images")
-    tops = {sample.split("/", 1)[0] for sample in ids} if depth != 2 else set()
+    tops = {above.split("/")[0] for above, _ in groups}
     if depth == 1 and all(top.lower() in SPLIT_NAMES for top in tops):
         raise DataError(
             f"images directly in {', '.join(sorted(tops))}: these name splits, not classes",
@@ -199,9 +250,10 @@ def _depth(ids: list[str], listing: _Listing, where: str) -> int:
             "put the images of a split into one folder a class (any one name where there are no labels)",
         )
     if depth == 3 and all(top.lower() in SPLIT_NAMES for top in tops):
-        seconds = {sample.split("/", 2)[1].lower() for sample in ids}
+        seconds = {above.split("/")[1].lower() for above, _ in groups}
         if not seconds <= SPLIT_NAMES:
-            raise DataError(f"folders SPLIT/DOMAIN/CLASS, as {ids[0]!r}", "DOMAIN/SPLIT/CLASS", "swap the two levels")
+            shown = repr(groups[0][1][0])
+            raise DataError(f"folders SPLIT/DOMAIN/CLASS, as {shown}", "DOMAIN/SPLIT/CLASS", "swap the two levels")
     return depth
 
 

@@ -1,14 +1,18 @@
 """The identity of a split: the digest of its ids, labels, class names and the content of every sample.
 
 It depends on nothing else: not on the source that holds the samples, nor on paths, times, order on disk or locale. Two
-sources with the same ids, bytes and labels get the same digest. Reads nothing itself.
+sources with the same ids, bytes and labels get the same digest. Reads nothing itself, and has the samples read only
+when a digest is asked for: what needs ids and labels alone (``SampleIndex.listing``) never waits for their contents.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import threading
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +24,7 @@ from nmtool.errors import DataError
 from nmtool.records import Labels, SampleIndex, check_digest
 
 FORMAT = 1
+_BLOCK = 1 << 14
 
 
 def split_digest(
@@ -39,9 +44,15 @@ def split_digest(
         head["images"] = POLICY
     sha = hashlib.sha256(canonical(head) + b"\n")
     # Unambiguous: an id holds no NUL (see check_id), a digest has one length.
-    rows = zip(ids, contents, labels.tolist(), strict=True)
-    sha.update("".join(f"{sample}\0{content}\0{label}\n" for sample, content, label in rows).encode())
+    rows = zip(ids, contents, _numbers(labels), strict=True)
+    while block := "".join(f"{sample}\0{content}\0{label}\n" for sample, content, label in islice(rows, _BLOCK)):
+        sha.update(block.encode())
     return "sha256:" + sha.hexdigest()
+
+
+def _numbers(labels: npt.NDArray[np.int64]) -> Iterator[int]:
+    for start in range(0, len(labels), _BLOCK):
+        yield from labels[start : start + _BLOCK].tolist()
 
 
 def combined(*parts: str) -> str:
@@ -78,33 +89,64 @@ def make_splits(
     rows: Mapping[str, tuple[Sequence[str], npt.NDArray[np.int64]]],
     contents: Callable[[str], Iterable[str]],
     memo: Memo,
-    question: object,
-    trusted: bool,
+    question: object | Callable[[], object],
+    trusted: bool | Callable[[], bool],
 ) -> dict[str, SampleIndex]:
-    """The indexes of a dataset's splits, their digests remembered.
+    """The indexes of a dataset's splits; a digest is worked out or remembered when it is first read.
 
     Args:
         kind, classes: as in ``Dataset``.
         rows: ids and int64 labels by split.
-        contents: makes the hex digests of a split's samples; called only where the memo knows no answer.
+        contents: makes the hex digests of a split's samples; called only where the memo knows no answer, for one split
+            at a time.
         memo: where the answer is kept.
-        question: plain JSON that changes whenever a sample's bytes, an id or a label may have changed.
-        trusted: the inputs are old enough for ``question`` to be an honest one (``files.settled``).
+        question: plain JSON that changes whenever a sample's bytes, an id or a label may have changed; or what finds
+            it out, called once, before contents.
+        trusted: the inputs were old enough, when they were looked at, for ``question`` to be an honest one
+            (``files.settled``); or what says so, called after ``question``.
     """
-    asked = ["splits", FORMAT, POLICY, kind, question]
-    known = memo.recall(asked) if trusted else None
-    if not (isinstance(known, dict) and known.keys() == rows.keys()):
-        known = {
-            split: split_digest(kind, classes, ids, contents(split), labels) for split, (ids, labels) in rows.items()
-        }
-        if trusted:
-            memo.remember(asked, known)
-    return {
-        split: SampleIndex(
+    digests = _Digests(kind, classes, contents, memo, question, trusted)
+    for split, (ids, labels) in rows.items():
+        digests.splits[split] = SampleIndex(
             split=split,
-            ids=tuple(ids),
+            ids=ids,
             labels=Labels(values=labels, classes=classes),
-            digest=check_digest(str(known[split])),
+            digest=functools.partial(digests.of, split),
+            kind=kind,
         )
-        for split, (ids, labels) in rows.items()
-    }
+    return dict(digests.splits)
+
+
+class _Digests:
+    """The digests of a dataset's splits, one at a time among all threads."""
+
+    def __init__(
+        self,
+        kind: str,
+        classes: tuple[str, ...],
+        contents: Callable[[str], Iterable[str]],
+        memo: Memo,
+        question: object | Callable[[], object],
+        trusted: bool | Callable[[], bool],
+    ) -> None:
+        self.splits: dict[str, SampleIndex] = {}
+        self._kind, self._classes, self._contents, self._memo = kind, classes, contents, memo
+        self._question, self._trusted = question, trusted
+        self._lock = threading.RLock()
+
+    def of(self, split: str) -> str:
+        """The digest of one split."""
+        with self._lock:
+            if callable(self._question):
+                self._question = self._question()
+            if callable(self._trusted):
+                self._trusted = self._trusted()
+            asked = ["split", FORMAT, POLICY, self._kind, self._question, split]
+            known = self._memo.recall(asked) if self._trusted else None
+            if isinstance(known, str):
+                return check_digest(known)
+            index = self.splits[split]
+            digest = split_digest(self._kind, self._classes, index.ids, self._contents(split), index.labels.values)
+            if self._trusted:
+                self._memo.remember(asked, digest)
+            return digest

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,58 @@ MAX_CLASSES = 1_000_000
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 Cell = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodedCells(Sequence[Cell]):
+    """Cells of many rows that repeat: what is worked out for a cell is worked out once.
+
+    Attributes:
+        cells: the cells that there are, each some row's; one may stand there twice.
+        codes: int [n], which of them each row has.
+    """
+
+    cells: Sequence[Cell]
+    codes: npt.NDArray[np.integer]
+
+    @classmethod
+    def of(cls, cells: Sequence[Cell]) -> CodedCells:
+        """The cells of the rows, as they come."""
+        if isinstance(cells, CodedCells):
+            return cells
+        place: dict[object, int] = {}
+        found: list[Cell] = []
+        codes = np.empty(len(cells), dtype=np.int64)
+        for row, cell in enumerate(cells):
+            # 1, 1.0 and True are equal, and so are 0.0 and -0.0: they are not the same cell
+            name = cell if isinstance(cell, str) else (type(cell), repr(cell))
+            code = codes[row] = place.setdefault(name, len(place))
+            if code == len(found):
+                found.append(cell)
+        return cls(cells=found, codes=codes)
+
+    @classmethod
+    def same(cls, cell: Cell, n: int) -> CodedCells:
+        """One cell, n times."""
+        return cls(cells=[cell], codes=np.zeros(n, dtype=np.int8))
+
+    @classmethod
+    def joined(cls, parts: Sequence[CodedCells]) -> CodedCells:
+        """The rows of all parts, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        cells: list[Cell] = []
+        codes = []
+        for part in parts:
+            codes.append(part.codes.astype(np.int64) + len(cells))
+            cells += part.cells
+        return cls(cells=cells, codes=np.concatenate(codes))
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self.cells[self.codes[row]]
 
 
 def numbered(values: npt.NDArray[np.generic], where: str, classes: int | None = None) -> Int:
@@ -37,9 +91,7 @@ def numbered(values: npt.NDArray[np.generic], where: str, classes: int | None = 
     # as Python numbers: an unsigned 2**64 - 1 must not wrap to -1
     lowest, highest = int(values.min(initial=0)), int(values.max(initial=0))
     if lowest < UNLABELLED or highest >= top:
-        bad = [row for row, value in enumerate(values.tolist()) if not UNLABELLED <= value < top]
-        shown = ", ".join(f"row {row}: {values[row]}" for row in bad[:5])
-        raise DataError(f"{where} has {len(bad)} labels out of range ({shown})", f"-1 (unlabelled) or 0 to {top - 1}")
+        raise _out_of_range(where, values.tolist(), top)
     return values.astype(np.int64)
 
 
@@ -50,12 +102,14 @@ def names_of(numbers: Int) -> tuple[str, ...]:
 
 def real_numbers(cells: Sequence[Cell]) -> npt.NDArray[np.float64] | None:
     """float64 [n] where the cells are real numbers and not all whole ones; NaN where a cell is empty; else None."""
-    if all(_whole(cell) is not None for cell in cells if not _empty(cell)):
+    coded = CodedCells.of(cells)
+    if all(_whole(cell) is not None for cell in coded.cells if not _empty(cell)):
         return None
     try:
-        return np.array([math.nan if _empty(cell) else float(cell) for cell in cells])  # type: ignore[arg-type]
+        values = [math.nan if _empty(cell) else float(cell) for cell in coded.cells]  # type: ignore[arg-type]
     except ValueError:
         return None
+    return np.asarray(np.array(values, dtype=np.float64)[coded.codes])
 
 
 def classes_of(cells: Sequence[Cell], where: str) -> tuple[Int, tuple[str, ...]]:
@@ -68,15 +122,25 @@ def classes_of(cells: Sequence[Cell], where: str) -> tuple[Int, tuple[str, ...]]
         cells: of all splits together, so that a class has one number everywhere.
         where: what they are called in messages.
     """
-    numbers = [UNLABELLED if _empty(cell) else _whole(cell) for cell in cells]
-    if all(number is not None for number in numbers):
-        values = numbered(np.array(numbers, dtype=np.int64), where)
+    coded = CodedCells.of(cells)
+    numbers = [UNLABELLED if _empty(cell) else _whole(cell) for cell in coded.cells]
+    whole = [number for number in numbers if number is not None]
+    if len(whole) == len(numbers):
+        if any(not UNLABELLED <= number < MAX_CLASSES for number in whole):
+            raise _out_of_range(where, [whole[code] for code in coded.codes.tolist()], MAX_CLASSES)
+        values = np.array(whole, dtype=np.int64)[coded.codes]
         return values, names_of(values)
-    names = [None if _empty(cell) else check_id(str(cell), "class name") for cell in cells]
+    names = [None if _empty(cell) else check_id(str(cell), "class name") for cell in coded.cells]
     classes = tuple(sorted({name for name in names if name is not None}))
     place: dict[str | None, int] = {name: k for k, name in enumerate(classes)}
     place[None] = UNLABELLED
-    return np.array([place[name] for name in names], dtype=np.int64), classes
+    return np.array([place[name] for name in names], dtype=np.int64)[coded.codes], classes
+
+
+def _out_of_range(where: str, labels: Sequence[int], top: int) -> DataError:
+    bad = [row for row, label in enumerate(labels) if not UNLABELLED <= label < top]
+    shown = ", ".join(f"row {row}: {labels[row]}" for row in bad[:5])
+    return DataError(f"{where} has {len(bad)} labels out of range ({shown})", f"-1 (unlabelled) or 0 to {top - 1}")
 
 
 def _empty(cell: Cell) -> bool:

@@ -1,49 +1,57 @@
-"""The rows of one or several tables: which columns hold what, each row's split, sample id, file and label cell.
+"""The rows of one or several tables: which columns hold what, each row's split, sample id, path and label cell.
 
-Looks at the image files that a table names and reads none of them. A path of a table can't lead out of its folder.
+Columns all the way: a table may have fifteen million rows. Captions and texts are not read here, image files not looked
+at; but no path may be one that leads out of the table's folder.
 """
 
 from __future__ import annotations
 
-import os
-import stat
-from collections import Counter
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from nmtool.data import files
+import numpy as np
+
 from nmtool.data.address import ROLES, Address
 from nmtool.data.columns import TableFile
+from nmtool.data.ids import names_of_paths, numbered_ids, ordered_ids, plain_paths
 from nmtool.data.index import check_id
-from nmtool.data.labels import Cell
-from nmtool.errors import DataError, InputMissingError
-from nmtool.records import check_split
+from nmtool.data.labels import CodedCells
+from nmtool.errors import DataError
+from nmtool.records import Int, TextColumn, check_split, offsets_of
 
 _ABOUT = ("label", "split", "domain")
 
 
-@dataclass(slots=True, kw_only=True)
-class Rows:
-    """All rows of all files, in the files' order; a list that the table has no column for is empty.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Members:
+    """The rows of one split, in the order of their ids.
 
     Attributes:
-        splits: split of each row.
-        sources: (file, row in it) of each row.
-        paths: as in the table.
-        places: the image file's path on disk and its identity.
-        texts, captions, labels: their cells.
-        ids: sample ids.
+        ids: N sample ids.
+        at: int64 [N], the row of the tables, counted through all of them, that each is.
+        paths: N paths as in the table, in their plain form; None where there are none.
     """
 
-    splits: list[str]
-    sources: list[tuple[int, int]]
-    paths: list[str]
-    places: list[tuple[str, files.Identity]]
-    texts: list[tuple[str, ...]]
-    captions: list[str]
-    labels: list[Cell]
-    ids: list[str]
+    ids: TextColumn
+    at: Int
+    paths: TextColumn | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """All rows of all tables: what is known without a look at captions, texts or image files.
+
+    Attributes:
+        splits: members by split.
+        labels: the label cells in the tables' order; None where no table has a label column.
+        starts: int64 [tables + 1]: the number of each table's first row, and of all rows.
+    """
+
+    splits: Mapping[str, Members]
+    labels: CodedCells | None
+    starts: Int
 
 
 def columns_of(table: TableFile, address: Address) -> dict[str, str]:
@@ -88,49 +96,62 @@ def kind_of(tables: list[TableFile], columns: list[dict[str, str]]) -> str:
     return "captions" if "caption" in columns[0] and not any("label" in each for each in columns) else "images"
 
 
-def read_rows(tables: list[TableFile], columns: list[dict[str, str]], address: Address, kind: str) -> Rows:
+def read_rows(tables: list[TableFile], columns: list[dict[str, str]], address: Address) -> Rows:
     """All rows of all tables.
 
     Raises:
-        InputMissingError: image files that are not there.
         DataError: no row, a path that leaves the table's folder, two that are one in NFC, a split with an odd name.
     """
-    rows = Rows(splits=[], sources=[], paths=[], places=[], texts=[], captions=[], labels=[], ids=[])
-    for k, (table, column, (split, _)) in enumerate(zip(tables, columns, address.files, strict=True)):
-        rows.splits += _splits(table, column, split)
-        rows.sources += [(k, row) for row in range(table.rows)]
-        rows.labels += table.cells(column["label"]) if "label" in column else [None] * table.rows
+    splits, labels, paths = [], [], []
+    for table, column, (split, _) in zip(tables, columns, address.files, strict=True):
+        table.load([column[role] for role in ("path", *_ABOUT) if role in column])
+        splits.append(_splits(table, column, split))
+        if any("label" in each for each in columns):
+            labels.append(table.cells(column["label"]) if "label" in column else CodedCells.same(None, table.rows))
         if "path" in column:
-            paths = [_inside(path, table.name) for path in table.texts(column["path"])]
-            rows.paths += paths
-            if "image" not in column:
-                rows.places += _places(table, address.root, paths)
-        if "text" in column:
-            parts = [table.texts(column[role]) for role in ("text", "text_b") if role in column]
-            rows.texts += list(zip(*parts, strict=True))
-        if kind == "captions":
-            rows.captions += table.texts(column["caption"])
-    if not rows.splits:
+            paths.append(plain_paths(table.texts(column["path"]), functools.partial(plain, name=table.name)))
+        table.forget()
+    starts = offsets_of(np.array([table.rows for table in tables], dtype=np.int64))
+    if not starts[-1]:
         raise DataError(f"no rows in {', '.join(table.name for table in tables)}", "at least one sample")
-    rows.ids = _ids(rows)
-    return rows
+    of_split = CodedCells.joined(splits)
+    all_paths = TextColumn.joined(paths) if paths else None
+    paths.clear()
+    return Rows(
+        splits=_members(of_split, all_paths),
+        labels=CodedCells.joined(labels) if labels else None,
+        starts=starts,
+    )
 
 
-def _splits(table: TableFile, column: Mapping[str, str], given: str | None) -> list[str]:
+def _splits(table: TableFile, column: Mapping[str, str], given: str | None) -> CodedCells:
     """The split of each row: the file's, or the split column's, after the domain where there is one."""
     if given is not None or "split" not in column:
-        splits = [given or "train"] * table.rows
+        splits = CodedCells.same(given or "train", table.rows)
     else:
-        splits = table.texts(column["split"])
+        splits = _names(table, column["split"])
     if "domain" in column:
-        splits = [f"{domain}/{split}" for domain, split in zip(table.texts(column["domain"]), splits, strict=True)]
-    for split in sorted(set(splits)):
+        domains = _names(table, column["domain"])
+        pairs, codes = np.unique(domains.codes * np.int64(len(splits.cells)) + splits.codes, return_inverse=True)
+        both = (divmod(pair, len(splits.cells)) for pair in pairs.tolist())
+        splits = CodedCells(cells=[f"{domains.cells[d]}/{splits.cells[s]}" for d, s in both], codes=codes)
+    for split in sorted(map(str, splits.cells)):
         check_split(split)
     return splits
 
 
-def _inside(path: str, name: str) -> str:
-    """A path of a table in its plain form; it has to be relative and may not climb."""
+def _names(table: TableFile, column: str) -> CodedCells:
+    """The cells of a column that has to hold text everywhere."""
+    coded = table.cells(column)
+    for code, cell in enumerate(coded.cells):
+        if not isinstance(cell, str):
+            row = int(np.argmax(coded.codes == code))
+            raise DataError(f"row {row} of column {column!r} of {table.name} is {cell!r}", "text")
+    return coded
+
+
+def plain(path: str, name: str) -> str:
+    """A path of the table ``name`` in its plain form; it has to be relative and may not climb."""
     parts = PurePosixPath(check_id(path, f"path in {name}")).parts
     if path.startswith("/") or ".." in parts or not parts:
         raise DataError(
@@ -139,62 +160,26 @@ def _inside(path: str, name: str) -> str:
     return "/".join(PurePosixPath(path).parts)
 
 
-def _places(table: TableFile, root: str, paths: list[str]) -> list[tuple[str, files.Identity]]:
-    """Where each image file is and its identity, each file looked at once."""
-    base = table.path.parent / _inside(root, "root=") if root else table.path.parent
-    home = os.path.realpath(table.path.parent)
-    known: dict[str, tuple[str, files.Identity]] = {}
-    really: dict[str, str] = {}
-    missing = []
-    for path in dict.fromkeys(paths):
-        full = os.path.join(base, path)  # noqa: PTH118 (a hundred thousand times)
-        above, last = os.path.split(full)
-        if above not in really:
-            really[above] = os.path.realpath(above)
-        with files.told(f"{path!r} of {table.name}"):
-            try:
-                found = os.lstat(full)
-            except (FileNotFoundError, NotADirectoryError):
-                missing.append(path)
-                continue
-        place = os.path.join(really[above], last)  # noqa: PTH118
-        if stat.S_ISLNK(found.st_mode) or os.path.commonpath((home, place)) != home:
-            raise DataError(
-                f"the path {path!r} in {table.name} goes by a link", "a file inside the table's folder itself"
-            )
-        if not stat.S_ISREG(found.st_mode):
-            raise DataError(f"the path {path!r} in {table.name} is no file", "an image file")
-        known[path] = place, files.identity(found)
-    if missing:
-        shown = ", ".join(repr(path) for path in missing[:5])
-        raise InputMissingError(
-            f"{len(missing)} image files of {table.name} are not there ({shown})",
-            f"paths relative to the table's folder{' and root=' + root if root else ''}",
-            "mend the paths, name their folder with root=FOLDER, or take the rows out",
-        )
-    return [known[path] for path in paths]
-
-
-def _ids(rows: Rows) -> list[str]:
-    if not rows.paths:
-        total = Counter(rows.splits)
-        numbers: Counter[str] = Counter()
-        ids = []
-        for split in rows.splits:
-            ids.append(f"{split}/{numbers[split]:0{max(6, len(str(total[split] - 1)))}d}")
-            numbers[split] += 1
-        return ids
-    raw: dict[str, str] = {}
-    for path in rows.paths:
-        name = check_id(path, "path")
-        if raw.setdefault(name, path) != path:
-            raise DataError(f"the paths {raw[name]!a} and {path!a} are the same in Unicode's NFC", "distinct names")
-    total, numbers, ids = Counter(rows.paths), Counter(), []
-    for path in rows.paths:
-        width = len(str(total[path] - 1))
-        ids.append(check_id(path, "path") + (f"#{numbers[path]:0{width}d}" if total[path] > 1 else ""))
-        numbers[path] += 1
-    if len(set(ids)) != len(ids):
-        twice = next(name for name, count in Counter(ids).items() if count > 1)
-        raise DataError(f"the sample id {twice!r} comes about twice", "paths that end in no #number", "rename the file")
-    return ids
+def _members(of_split: CodedCells, paths: TextColumn | None) -> dict[str, Members]:
+    """The rows of each split, by the split's name."""
+    names = sorted({str(cell) for cell in of_split.cells})
+    number = {name: k for k, name in enumerate(names)}
+    codes = np.array([number[str(cell)] for cell in of_split.cells], dtype=np.int32)[of_split.codes]
+    if paths is None:
+        numbered = {name: np.flatnonzero(codes == k) for k, name in enumerate(names)}
+        return {s: Members(ids=numbered_ids(s, len(at)), at=at, paths=None) for s, at in numbered.items() if len(at)}
+    ids, at = ordered_ids(names_of_paths(paths))
+    if ids != paths:
+        paths = paths.take(at)
+        if ids == paths:
+            paths = ids  # in one copy
+    if len(names) == 1:
+        return {names[0]: Members(ids=ids, at=at, paths=paths)}
+    codes = codes[at]
+    members = {}
+    for k, name in enumerate(names):
+        mine = np.flatnonzero(codes == k)
+        of_mine = ids.take(mine)
+        own = of_mine if paths is ids else paths.take(mine)
+        members[name] = Members(ids=of_mine, at=at[mine], paths=own)
+    return members

@@ -9,28 +9,33 @@ ignored.
 Sample ids are the paths; a path that several rows have gets ``path#K``, K the row's place among them; rows without a
 path are numbered, ``train/000012``. Rows stand in the order of their ids. A table of images with captions and no label
 holds captions; where there is a label, captions are ignored.
+
+Opening reads what ids and labels are made of, and nothing else: captions and texts are read, and image files looked at,
+when a caption, a text, an image or a digest is first asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from nmtool.artifact.memo import Memo
 from nmtool.data import files
-from nmtool.data.address import parse
+from nmtool.data.address import Address, parse
 from nmtool.data.columns import ImageCells, TableFile
 from nmtool.data.dataset import Dataset, Indexed
 from nmtool.data.images import decode
 from nmtool.data.index import combined, make_splits
 from nmtool.data.labels import classes_of, real_numbers
+from nmtool.data.places import Places
 from nmtool.data.rows import Rows, columns_of, kind_of, read_rows
 from nmtool.errors import DataError
-from nmtool.records import UNLABELLED, Float, Int, SampleIndex
+from nmtool.records import UNLABELLED, Float, Int, SampleIndex, TextColumn
 
 
 class TableDataset(Indexed):
@@ -43,36 +48,30 @@ class TableDataset(Indexed):
         kind: str,
         splits: dict[str, SampleIndex],
         classes: tuple[str, ...],
-        rows: Rows,
-        order: Mapping[str, list[int]],
-        images: Mapping[int, ImageCells],
+        samples: _Samples,
         targets: Float | None,
     ) -> None:
         super().__init__(uri=uri, kind=kind, splits=splits, classes=classes)
-        self._rows, self._order, self._images, self._targets = rows, order, images, targets
+        self._samples, self._targets = samples, targets
 
     def image(self, split: str, row: int) -> npt.NDArray[np.uint8]:
         """Sample ``row`` as RGB uint8 [H, W, 3]; see ``Dataset.image``."""
         if self.kind == "text":
             self._refuse("images")
-        name, at = self.splits[split].ids[row], self._order[split][row]
-        if self._images:
-            file, place = self._rows.sources[at]
-            return decode(self._images[file].one(place, name), name=name)
-        path, (size, mtime_ns, *_) = self._rows.places[at]
-        return decode(files.read(path, size, mtime_ns, name), name=name)
+        name, row = self.splits[split].ids[row], range(len(self.splits[split]))[row]
+        return decode(self._samples.image(split, row, name), name=name)
 
     def caption(self, split: str, row: int) -> str:
         """The caption of sample ``row``."""
-        return self._rows.captions[self._order[split][row]] if self.kind == "captions" else super().caption(split, row)
+        return self._samples.texts(split, row)[0] if self.kind == "captions" else super().caption(split, row)
 
     def text(self, split: str, row: int) -> tuple[str, ...]:
         """The text, or the pair of texts, of sample ``row``."""
-        return self._rows.texts[self._order[split][row]] if self.kind == "text" else super().text(split, row)
+        return self._samples.texts(split, row) if self.kind == "text" else super().text(split, row)
 
     def targets(self, split: str) -> Float | None:
         """Real-number labels float64 [n], NaN where there is none; None where the labels are classes."""
-        return None if self._targets is None else self._targets[self._order[split]]
+        return None if self._targets is None else self._targets[self._samples.rows.splits[split].at]
 
 
 def open_table(where: str, *, uri: str, memo: Memo) -> Dataset:
@@ -80,45 +79,26 @@ def open_table(where: str, *, uri: str, memo: Memo) -> Dataset:
 
     Raises:
         UsageError: the URI can't be understood.
-        InputMissingError: a table, or image files that it names, are not there.
+        InputMissingError: a table is not there.
         DataError: no column to take samples from, a path that leaves the folder, labels that are no classes.
     """
     address = parse(where, uri)
     tables = [_open(path) for _, path in address.files]
     columns = [columns_of(table, address) for table in tables]
     kind = kind_of(tables, columns)
-    rows = read_rows(tables, columns, address, kind)
-    images = {k: ImageCells(table, columns[k]["image"]) for k, table in enumerate(tables) if "image" in columns[k]}
-    targets = real_numbers(rows.labels)
-    if targets is not None and kind != "text":
-        shown = next(cell for cell in rows.labels if cell not in (None, ""))
-        raise DataError(
-            f"labels that are real numbers (such as {shown})", "classes: whole numbers or names", "map another column"
-        )
-    labels, classes = _labels(rows, targets, tables[0].name)
-    order = {split: _order(rows, split) for split in sorted(set(rows.splits))}
-    identities = files.stacked([place[1] for place in rows.places])
+    rows = read_rows(tables, columns, address)
+    labels, classes, targets = _labels(rows, kind, tables[0].name)
+    samples = _Samples(tables, columns, address, rows, kind, targets)
     splits = make_splits(
         kind=kind,
         classes=classes,
-        rows={split: ([rows.ids[at] for at in taken], labels[taken]) for split, taken in order.items()},
-        contents=_Contents(rows, order, images, kind, targets),
+        rows={split: (each.ids, labels[each.at]) for split, each in rows.splits.items()},
+        contents=samples.contents,
         memo=memo,
-        question=[
-            "table",
-            [
-                [split, os.fsencode(table.path).hex(), list(table.identity)]
-                for (split, _), table in zip(address.files, tables, strict=True)
-            ],
-            [sorted(each.items()) for each in columns],
-            address.root,
-            files.listing_digest(rows.ids if len(identities) else (), identities),
-        ],
-        trusted=all(table.settled for table in tables) and files.settled(identities),
+        question=samples.question,
+        trusted=samples.trusted,
     )
-    return TableDataset(
-        uri=uri, kind=kind, splits=splits, classes=classes, rows=rows, order=order, images=images, targets=targets
-    )
+    return TableDataset(uri=uri, kind=kind, splits=splits, classes=classes, samples=samples, targets=targets)
 
 
 def _open(where: str) -> TableFile:
@@ -126,50 +106,115 @@ def _open(where: str) -> TableFile:
     return TableFile(path, path.name)
 
 
-def _order(rows: Rows, split: str) -> list[int]:
-    return sorted((at for at, name in enumerate(rows.splits) if name == split), key=rows.ids.__getitem__)
+def _labels(rows: Rows, kind: str, name: str) -> tuple[Int, tuple[str, ...], Float | None]:
+    """Class labels int64 [n] in the tables' order, class names, and the labels that are real numbers."""
+    n = int(rows.starts[-1])
+    if rows.labels is None or all(cell is None for cell in rows.labels.cells):
+        return np.full(n, UNLABELLED, dtype=np.int64), (), None
+    targets = real_numbers(rows.labels)
+    if targets is None:
+        return *classes_of(rows.labels, f"the label column of {name}"), None
+    if kind != "text":
+        shown = next(cell for cell in rows.labels if cell not in (None, ""))
+        raise DataError(
+            f"labels that are real numbers (such as {shown})", "classes: whole numbers or names", "map another column"
+        )
+    return np.full(n, UNLABELLED, dtype=np.int64), (), targets
 
 
-def _labels(rows: Rows, targets: Float | None, name: str) -> tuple[Int, tuple[str, ...]]:
-    if targets is not None or all(cell is None for cell in rows.labels):
-        return np.full(len(rows.labels), UNLABELLED, dtype=np.int64), ()
-    return classes_of(rows.labels, f"the label column of {name}")
-
-
-class _Contents:
-    """Hex digests of the samples of a split; each image file is read once, however many rows name it."""
+class _Samples:
+    """What the rows hold beside ids and labels, read when it is first asked for. Safe among threads."""
 
     def __init__(
         self,
+        tables: Sequence[TableFile],
+        columns: Sequence[Mapping[str, str]],
+        address: Address,
         rows: Rows,
-        order: Mapping[str, list[int]],
-        images: Mapping[int, ImageCells],
         kind: str,
         targets: Float | None,
     ) -> None:
-        self._rows, self._order, self._images, self._kind, self._targets = rows, order, images, kind, targets
-        self._read: dict[str, str] = {}
-        self._cells: list[list[str]] | None = None
+        self.rows = rows
+        self._tables, self._columns, self._address = tables, columns, address
+        self._kind, self._targets = kind, targets
+        self._cells = {k: ImageCells(t, columns[k]["image"]) for k, t in enumerate(tables) if "image" in columns[k]}
+        by_path = kind != "text" and not self._cells
+        self._places = Places(tables, address.root, rows) if by_path else None
+        self._texts: list[TextColumn] = []
+        self._read = ("", "")
+        self._digests: list[list[str]] = []
+        self._lock = threading.Lock()
 
-    def __call__(self, split: str) -> Iterator[str]:
-        for at in self._order[split]:
+    def question(self) -> object:
+        """What changes whenever a sample may have: identities of tables and image files, and the columns taken."""
+        identities = self._places.identities() if self._places else np.zeros((0, 5), dtype=np.int64)
+        return [
+            "table",
+            [
+                [split, os.fsencode(table.path).hex(), list(table.identity)]
+                for (split, _), table in zip(self._address.files, self._tables, strict=True)
+            ],
+            [sorted(each.items()) for each in self._columns],
+            self._address.root,
+            files.listing_digest((), identities),
+        ]
+
+    def trusted(self) -> bool:
+        """Whether all files were old enough when they were looked at."""
+        return all(table.settled for table in self._tables) and (self._places is None or self._places.trusted())
+
+    def image(self, split: str, row: int, name: str) -> bytes:
+        """The bytes of a row's image file."""
+        if self._places is None:
+            table, place = self._source(split, row)
+            return self._cells[table].one(place, name)
+        path, _, (size, mtime_ns, *_) = self._places.of(split, row)
+        return files.read(path, size, mtime_ns, name)
+
+    def texts(self, split: str, row: int) -> tuple[str, ...]:
+        """The caption of a row, or its texts."""
+        at = int(self.rows.splits[split].at[row])
+        return tuple(column[at] for column in self._columns_of_texts())
+
+    def contents(self, split: str) -> Iterator[str]:
+        """Hex digests of the samples of a split; an image file that rows side by side name is read once."""
+        target: tuple[str, ...] = ()
+        for row, at in enumerate(self.rows.splits[split].at):
             if self._kind == "text":
-                target = () if self._targets is None else (repr(float(self._targets[at])),)
-                yield combined(*self._rows.texts[at], *target)
+                if self._targets is not None:
+                    target = (repr(float(self._targets[at])),)
+                yield combined(*self.texts(split, row), *target)
             elif self._kind == "captions":
-                yield combined(self._image(at), self._rows.captions[at])
+                yield combined(self._image_digest(split, row), *self.texts(split, row))
             else:
-                yield self._image(at)
+                yield self._image_digest(split, row)
 
-    def _image(self, at: int) -> str:
-        if not self._images:
-            path, expected = self._rows.places[at]
-            if path not in self._read:
-                self._read[path] = files.digest(path, expected, self._rows.paths[at])
-            return self._read[path]
-        if self._cells is None:
-            self._cells = [
-                [hashlib.sha256(data).hexdigest() for data in self._images[file].all()] for file in sorted(self._images)
+    def _columns_of_texts(self) -> list[TextColumn]:
+        with self._lock:
+            if not self._texts:
+                roles = [role for role in ("text", "text_b", "caption") if role in self._columns[0]]
+                found = [
+                    [table.texts(column[role]) for role in roles]
+                    for table, column in zip(self._tables, self._columns, strict=True)
+                ]
+                self._texts = [TextColumn.joined(parts) for parts in zip(*found, strict=True)]
+            return self._texts
+
+    def _source(self, split: str, row: int) -> tuple[int, int]:
+        """The table of a row, and its row there."""
+        at = int(self.rows.splits[split].at[row])
+        table = int(np.searchsorted(self.rows.starts, at, side="right")) - 1
+        return table, at - int(self.rows.starts[table])
+
+    def _image_digest(self, split: str, row: int) -> str:
+        if self._places is not None:
+            path, shown, expected = self._places.of(split, row)
+            if self._read[0] != path:
+                self._read = path, files.digest(path, expected, shown)
+            return self._read[1]
+        if not self._digests:
+            self._digests = [
+                [hashlib.sha256(data).hexdigest() for data in self._cells[table].all()] for table in sorted(self._cells)
             ]
-        file, row = self._rows.sources[at]
-        return self._cells[file][row]
+        table, place = self._source(split, row)
+        return self._digests[table][place]

@@ -20,6 +20,7 @@ class Sizes:
         spectrum_rows, spectrum_dim: spectrum.
         mixture_classes, mixture_rows: cleansing.
         cli_runs: cli.
+        caption_pairs: labels.
     """
 
     rounds: int = 3
@@ -40,6 +41,7 @@ class Sizes:
     mixture_classes: int = 1000
     mixture_rows: int = 2400
     cli_runs: int = 5
+    caption_pairs: int = 15_000_000
 
 
 QUICK = Sizes(
@@ -53,4 +55,5 @@ QUICK = Sizes(
     spectrum_rows=44_000,  # just above what is decomposed exactly, so that the same code runs
     mixture_classes=80,
     cli_runs=3,
+    caption_pairs=500_000,
 )
