@@ -1,0 +1,1 @@
+"""``wds:``: WebDataset shards, read in place."""
