@@ -17,8 +17,8 @@ SCHEMES = {
     "table": "nmtool.data.table:open_table",
     "arrays": "nmtool.data.arrays:open_arrays",
     "digits": "nmtool.data.digits:open_digits",
-    "wds": "nmtool.data.wds:open_wds",
-    "hf": "nmtool.data.hf:open_hf",
+    "wds": "nmtool.data.wds.open:open_wds",
+    "hf": "nmtool.data.hf.open:open_hf",
     "torchvision": "nmtool.data.torchvision:open_torchvision",
     "suite": "nmtool.data.suites.open:open_suite",
 }
