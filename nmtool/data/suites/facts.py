@@ -58,6 +58,7 @@ class Suite:
         aliases: other names that users write; case, ``-`` and ``_`` never matter.
         note: where the papers' tables are wrong, or the reading needs a word.
         protocol: how the papers train and test on it, where that is more than train and test.
+        subset: which of ImageNet-1K's classes it has, for its variants; ``data/classlists.py`` has their numbers.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Suite:
     aliases: tuple[str, ...] = ()
     note: str = ""
     protocol: str = ""
+    subset: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "splits", MappingProxyType(dict(self.splits)))

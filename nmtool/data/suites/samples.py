@@ -1,7 +1,6 @@
 """Datasets from what a suite's loader has found: images in files, images in arrays, texts, caption pairs.
 
-A loader works out ids and labels from the official annotations; here they are put in order, checked and indexed. Paths
-come from untrusted files: they may not leave the suite's folder, links are not followed, and what is missing is named.
+A loader works out ids and labels from the official annotations; here they are put in order, checked and indexed.
 """
 
 from __future__ import annotations
@@ -9,10 +8,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +18,11 @@ import numpy.typing as npt
 
 from nmtool.data import files
 from nmtool.data.dataset import Dataset, Indexed
-from nmtool.data.images import decode
-from nmtool.data.index import check_id, combined, make_splits
+from nmtool.data.images import BrokenSample, decode
+from nmtool.data.index import combined, make_splits
 from nmtool.data.suites.facts import Request, Suite
-from nmtool.errors import DataError, InputMissingError
+from nmtool.data.suites.located import Located, inside
+from nmtool.errors import DataError
 from nmtool.records import UNLABELLED, Float, Int, SampleIndex, check_split
 
 Pixels = npt.NDArray[np.uint8]
@@ -73,7 +72,14 @@ class Texts:
 
 
 def files_dataset(
-    suite: Suite, request: Request, classes: Sequence[str], splits: Mapping[str, ImageFiles], *, inputs: Sequence[Path]
+    suite: Suite,
+    request: Request,
+    classes: Sequence[str],
+    splits: Mapping[str, ImageFiles],
+    *,
+    inputs: Sequence[Path],
+    border: int = 0,
+    remarks: Sequence[str] = (),
 ) -> Dataset:
     """A dataset of image files.
 
@@ -82,28 +88,32 @@ def files_dataset(
         classes: class names in label order.
         splits: what was found, by split.
         inputs: the annotation files that it was read from.
+        border: pixels to cut off at each side of every image; part of the samples' identity.
+        remarks: sentences of the loader's own for whoever uses the data.
 
     Raises:
         DataError: labels out of range, a path that leaves the suite's folder or stands twice.
         InputMissingError: image files that are not there.
     """
     rows: dict[str, tuple[list[str], Int]] = {}
-    places: dict[str, list[tuple[str, files.Identity]]] = {}
+    located: dict[str, Located] = {}
     captions: dict[str, list[str]] = {}
     for split, found in splits.items():
         labels = _labels(found.labels, classes, suite, split)
-        ids = [_inside(path, suite, split) for path in found.paths]
+        ids = [inside(path, suite, split) for path in found.paths]
         _equal(len(ids), len(labels), suite, split)
         order = sorted(range(len(ids)), key=ids.__getitem__)
         _once([ids[at] for at in order], suite, split)
         rows[check_split(split)] = [ids[at] for at in order], labels[order]
-        places[split] = _places([found.paths[at] for at in order], request.root, suite, split)
+        located[split] = Located([found.paths[at] for at in order], request.root, suite, split)
         captions[split] = [found.captions[at] for at in order] if found.captions else []
-    identities = files.stacked([identity for split in rows for _, identity in places[split]])
+    identities = np.concatenate([located[split].identities for split in rows])
 
     def contents(split: str) -> Iterator[str]:
-        for k, (sample, (path, expected)) in enumerate(zip(rows[split][0], places[split], strict=True)):
-            digest = files.digest(path, expected, sample)
+        for k, sample in enumerate(rows[split][0]):
+            digest = located[split].digest(k, sample)
+            if border:
+                digest = combined(digest, f"without a border of {border}")
             yield combined(digest, captions[split][k]) if captions[split] else digest
 
     indexed = make_splits(
@@ -118,8 +128,9 @@ def files_dataset(
         trusted=files.settled(identities) and _settled(inputs),
     )
     return _FilesDataset(
-        **_facts(suite, request, classes, indexed),
-        places={split: [(path, each[0], each[1]) for path, each in of_split] for split, of_split in places.items()},
+        **_facts(suite, request, classes, indexed, remarks),
+        border=border,
+        located=located,
         captions=captions,
     )
 
@@ -213,16 +224,21 @@ class _FilesDataset(Indexed):
     """Images by path; a file that is no longer the one indexed is refused."""
 
     def __init__(
-        self, *, places: Mapping[str, list[tuple[str, int, int]]], captions: Mapping[str, list[str]], **facts: Any
+        self,
+        *,
+        located: Mapping[str, Located],
+        captions: Mapping[str, list[str]],
+        border: int,
+        **facts: Any,
     ) -> None:
         super().__init__(**facts)
-        self._places, self._captions = places, captions
+        self._located, self._captions, self._border = located, captions, border
 
     def image(self, split: str, row: int) -> Pixels:
         """Sample ``row`` as RGB uint8 [H, W, 3]; see ``Dataset.image``."""
         name = self.splits[split].ids[row]
-        path, size, mtime_ns = self._places[split][row]
-        return decode(files.read(path, size, mtime_ns, name), name=name)
+        image = decode(self._located[split].read(row, name), name=name)
+        return _without_border(image, self._border, name) if self._border else image
 
     def caption(self, split: str, row: int) -> str:
         """The caption of sample ``row``."""
@@ -258,18 +274,33 @@ class _TextDataset(Indexed):
         return self._held[split].targets
 
 
-def _facts(suite: Suite, request: Request, classes: Sequence[str], splits: Mapping[str, SampleIndex]) -> dict[str, Any]:
+def _without_border(image: Pixels, border: int, name: str) -> Pixels:
+    if min(image.shape[:2]) <= 2 * border:
+        height, width = image.shape[:2]
+        raise BrokenSample(f"{name} is {width} x {height} pixels", f"more than its border of {border} at each side")
+    return np.ascontiguousarray(image[border:-border, border:-border])
+
+
+def _facts(
+    suite: Suite,
+    request: Request,
+    classes: Sequence[str],
+    splits: Mapping[str, SampleIndex],
+    remarks: Sequence[str] = (),
+) -> dict[str, Any]:
     return {
         "uri": request.uri,
         "kind": suite.kind,
         "classes": tuple(classes),
         "splits": splits,
-        "remarks": tuple(_remarks(suite, splits)),
+        "remarks": (*_remarks(suite, classes, splits), *remarks),
     }
 
 
-def _remarks(suite: Suite, splits: Mapping[str, SampleIndex]) -> Iterator[str]:
-    """One sentence where sizes are not the official ones."""
+def _remarks(suite: Suite, classes: Sequence[str], splits: Mapping[str, SampleIndex]) -> Iterator[str]:
+    """One sentence where sizes, and one where the number of classes, are not the official ones."""
+    if suite.classes and len(classes) != suite.classes:
+        yield f"suite:{suite.name} has {len(classes)} classes here, officially {suite.classes}"
     odd = [
         f"{split}: {len(index)} samples, officially {suite.splits[split]}"
         for split, index in splits.items()
@@ -317,45 +348,3 @@ def _once(ids: Sequence[str], suite: Suite, split: str) -> None:
     for one, two in itertools.pairwise(ids):
         if one == two:
             raise DataError(f"{suite.title}, split {split}: {one!r} stands twice", "each sample once")
-
-
-def _inside(path: str, suite: Suite, split: str) -> str:
-    """A path of an annotation file as a sample id; it has to be relative and may not climb."""
-    name = check_id(path, f"path in {suite.title}")
-    if name.startswith("/") or ".." in PurePosixPath(name).parts or "\\" in name:
-        raise DataError(
-            f"the path {path!r} of {suite.title}, split {split}", "one inside the suite's folder", "mend the list"
-        )
-    return name
-
-
-def _places(paths: Sequence[str], root: Path, suite: Suite, split: str) -> list[tuple[str, files.Identity]]:
-    """Where each file is, and its identity."""
-    home = os.path.realpath(root)
-    really: dict[str, str] = {}
-    found: list[tuple[str, files.Identity]] = []
-    missing: list[str] = []
-    for path in paths:
-        above, last = os.path.split(os.path.join(home, path))  # noqa: PTH118 (a million times)
-        if above not in really:
-            really[above] = os.path.realpath(above)
-        place = os.path.join(really[above], last)  # noqa: PTH118
-        with files.told(f"{path!r} of {suite.title}"):
-            try:
-                each = os.lstat(place)
-            except (FileNotFoundError, NotADirectoryError):
-                missing.append(path)
-                continue
-        if stat.S_ISLNK(each.st_mode) or os.path.commonpath((home, place)) != home:
-            raise DataError(f"{path!r} of {suite.title} goes by a link", "a file inside the suite's folder itself")
-        if not stat.S_ISREG(each.st_mode):
-            raise DataError(f"{path!r} of {suite.title} is no file", "an image file")
-        found.append((place, files.identity(each)))
-    if missing:
-        shown = ", ".join(repr(path) for path in missing[:5])
-        raise InputMissingError(
-            f"{len(missing)} of {len(paths)} image files of {suite.title}, split {split}, are not there ({shown})",
-            "every file that the official lists name",
-            "unpack the archive again",
-        )
-    return found
