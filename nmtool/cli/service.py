@@ -1,4 +1,4 @@
-"""The service verbs: show, verify, why."""
+"""The service verbs: show, verify, why; and list, from its own file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nmtool.cli.listing import listing
 from nmtool.console import escape
 from nmtool.errors import UsageError
 
@@ -20,6 +21,7 @@ _Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More on stderr.
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to the application."""
+    app.command("list")(listing)
     app.command("show")(show)
     app.command("verify")(verify)
     app.command("why")(why)
@@ -55,14 +57,16 @@ def show(
     _say(f"  files    {m.files['count']}, {_size(int(m.files['bytes']))}")
     for given in m.inputs:
         _say(f"  from     {given.role}: {given.kind} {given.content[:23]}")
-    for title, section in (("settings", m.config), ("summary", m.summary)):
+    # of labels the picture below tells each class
+    summary = {k: v for k, v in m.summary.items() if m.kind != "labels" or k not in ("per_class", "concentration")}
+    for title, section in (("settings", m.config), ("summary", summary)):
         _say(f"  {title}")
         for line in _lines(section, "    "):
             _say(line)
     if m.kind == "labels":
-        from nmtool.inject_noise.draw import matrix_text
+        from nmtool.inject_noise.picture import labels_text
 
-        _say(matrix_text(opened))
+        _say(labels_text(opened))
 
 
 def _size(count: int) -> str:
