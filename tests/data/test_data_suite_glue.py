@@ -140,7 +140,8 @@ def test_wrong_parquet_files_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_task_has_to_be_named(tmp_path: Path) -> None:
     write_glue(tmp_path)
-    refused("suite:glue", tmp_path, 2, "names no task", "cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte")
+    refused("suite:glue", tmp_path, 2, "is 8 datasets", "suite:glue/cola, suite:glue/sst2")
+    refused("suite:glue", tmp_path / "nowhere", 2, "is 8 datasets")
     with pytest.raises(UsageError, match="did you mean suite:glue/mnli"):
         opened("suite:glue/mnlii", tmp_path)
 

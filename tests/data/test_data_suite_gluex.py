@@ -172,7 +172,7 @@ def test_no_cut_of_a_saved_set_passes(tmp_path: Path) -> None:
 
 def test_a_task_has_to_be_named(tmp_path: Path) -> None:
     write_gluex(tmp_path)
-    refused("suite:glue-x", tmp_path, 2, "names no task", "cola, sst2")
+    refused("suite:glue-x", tmp_path, 2, "datasets", "suite:glue-x/cola, suite:glue-x/sst2")
     refused("suite:glue-x/cola/grammar", tmp_path, 2, "no member")
 
 

@@ -55,6 +55,7 @@ class Suite:
         folders: what the suite's folder is called below the data root, besides its name; "" is the root itself.
         load: reads the layout; raises the error family, naming what is wrong.
         members: parts that may be asked for alone, as ``suite:domainnet/real``.
+        parts_only: whether a member has to be named: the suite is no one dataset.
         aliases: other names that users write; case, ``-`` and ``_`` never matter.
         note: where the papers' tables are wrong, or the reading needs a word.
         protocol: how the papers train and test on it, where that is more than train and test.
@@ -74,6 +75,7 @@ class Suite:
     load: Callable[[Suite, Request], Dataset] = field(repr=False)
     folders: tuple[str, ...] = ()
     members: tuple[str, ...] = ()
+    parts_only: bool = False
     aliases: tuple[str, ...] = ()
     note: str = ""
     protocol: str = ""

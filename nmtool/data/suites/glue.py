@@ -18,16 +18,12 @@ from nmtool.data.suites.facts import Request, Suite
 from nmtool.data.suites.gluefacts import MRPC, TASKS, Task
 from nmtool.data.suites.samples import Texts, text_dataset
 from nmtool.data.suites.tabbed import Cells, bare, class_of, headed, lines, score_of
-from nmtool.errors import DataError, InputMissingError, UsageError
+from nmtool.errors import DataError, InputMissingError
 from nmtool.records import UNLABELLED
 
 
 def load(suite: Suite, request: Request) -> Dataset:
-    """One task; raises ``UsageError`` where the URI names none."""
-    if not request.member:
-        raise UsageError(
-            f"{request.uri} names no task", f"one of {', '.join(TASKS)}", f"as suite:{suite.name}/{next(iter(TASKS))}"
-        )
+    """One task, the one that ``request.member`` names."""
     task = TASKS[request.member]
     facts = next(part for part in GLUE_TASKS if part.name == f"{suite.name}/{task.name}")
     found = {split: read(request.root, task, split) for split in task.parts}
@@ -184,6 +180,7 @@ GLUE/                          as the official archives unpack; or as Parquet fi
     folders=_FOLDERS,
     load=load,
     members=tuple(TASKS),
+    parts_only=True,
     note="GLUE's test sets have no public labels and are left out. The paper's Table 10 rounds the sizes of the "
     "training sets, and most of its test sizes are of those test sets, while its scores are of the dev sets.",
     protocol=_PROTOCOL,

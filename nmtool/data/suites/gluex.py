@@ -30,7 +30,6 @@ from nmtool.data.suites.gluexsets import (
     snli,
 )
 from nmtool.data.suites.samples import text_dataset
-from nmtool.errors import UsageError
 
 _FOLDERS = ("GLUE-X", "gluex")
 
@@ -82,12 +81,8 @@ _NOTES = {
 
 
 def load(suite: Suite, request: Request) -> Dataset:
-    """The sets of one task, or one of them; raises ``UsageError`` where the URI names no task."""
+    """The sets of one task, or one of them."""
     name, _, only = request.member.partition("/")
-    if not name:
-        raise UsageError(
-            f"{request.uri} names no task", f"one of {', '.join(_SETS)}", f"as suite:{suite.name}/{next(iter(_SETS))}"
-        )
     facts = next(part for part in GLUEX_TASKS if part.name == f"{suite.name}/{name}")
     # A folder of GLUE-X's own may hold some of the sets, and the data root the others.
     own = request.root.name in (suite.name, *_FOLDERS)
@@ -160,6 +155,7 @@ GLUEX = Suite(
     folders=_FOLDERS,
     load=load,
     members=(*_SETS, *(f"{name}/{each}" for name, sets in _SETS.items() for each in sets)),
+    parts_only=True,
     note="All parts of a set together are its test split, as GLUE-X evaluates them and the paper's Table 11 counts "
     "them.",
     protocol=_PROTOCOL,

@@ -42,6 +42,11 @@ def open_suite(where: str, *, uri: str, memo: Memo, data_root: Path | None) -> D
             "one of " + ", ".join(suite.members) if suite.members else "no member: it is one dataset",
             f"did you mean suite:{suite.name}/{near[0]}?" if near else "",
         )
+    if suite.parts_only and not member:
+        raise UsageError(
+            f"{uri}: {suite.title} is {len(suite.members)} datasets",
+            "one of " + ", ".join(f"suite:{suite.name}/{each}" for each in suite.members),
+        )
     if data_root is None:
         raise UsageError(
             f"{uri} without a data root", f"the folder that holds {suite.title}", "give --data-root DIR or $NMTOOL_DATA"
