@@ -12,8 +12,9 @@ import io
 import math
 import pickle
 import re
+import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def _made(raw: Any, kind: Any, shape: Any, order: Any = "C") -> Any:
     """The array of some bytes: a view of them, not to be written to."""
     if not isinstance(kind, _Type) or not isinstance(raw, (bytes, bytearray)) or not isinstance(shape, tuple):
         raise pickle.UnpicklingError("an array that is not made of plain bytes")
-    if not all(type(n) is int and n >= 0 for n in shape):
+    if not all(type(n) is int and 0 <= n <= BYTES for n in shape):
         raise pickle.UnpicklingError(f"an array of the shape {shape!r:.40}")
     if math.prod(shape) * kind.dtype.itemsize != len(raw):
         raise pickle.UnpicklingError(f"an array of the shape {list(shape)} in {len(raw)} bytes")
@@ -101,16 +102,37 @@ for _core in ("numpy.core", "numpy._core"):
 
 
 class _Unpickler(pickle._Unpickler):
+    """What is no container, text, number or array of them has no place in its table of operations."""
+
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = {
+        code: operation
+        for code, operation in pickle._Unpickler.dispatch.items()
+        if bytes([code]) not in (pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.INST, pickle.OBJ, pickle.PERSID)
+        and bytes([code]) not in (pickle.BINPERSID, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER)
+    }
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return _KNOWN[module, name]
 
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("it refers to something outside")
 
-    def get_extension(self, code: int) -> None:
-        raise pickle.UnpicklingError(f"it names the extension {code}")
+def _state(self: Any) -> None:
+    """BUILD: for our records only, since any other object would have its attributes set."""
+    state, instance = self.stack.pop(), self.stack[-1]
+    if type(instance) not in (_Type, _Array):
+        raise pickle.UnpicklingError(f"a state for a {type(instance).__name__}")
+    instance.__setstate__(state)
+
+
+def _bytes8(self: Any) -> None:
+    """BYTEARRAY8: Python's own takes memory for as many bytes as it says before it looks for them."""
+    (size,) = struct.unpack("<Q", self.read(8))
+    self.append(self.read(min(size, BYTES)))
+
+
+_Unpickler.dispatch[pickle.BUILD[0]] = _state
+_Unpickler.dispatch[pickle.BYTEARRAY8[0]] = _bytes8
 
 
 def load(data: bytes, name: str) -> Any:

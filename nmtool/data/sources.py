@@ -19,7 +19,7 @@ SCHEMES = {
     "digits": "nmtool.data.digits:open_digits",
     "wds": "nmtool.data.wds.open:open_wds",
     "hf": "nmtool.data.hf.open:open_hf",
-    "torchvision": "nmtool.data.torchvision:open_torchvision",
+    "torchvision": "nmtool.data.torchvision.open:open_torchvision",
     "suite": "nmtool.data.suites.open:open_suite",
 }
 # Those whose URI is a name, looked up below the data root.

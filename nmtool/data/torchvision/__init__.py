@@ -1,0 +1,1 @@
+"""``torchvision:``: torchvision's datasets, with its own row order, decoded by nmtool."""
