@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from nmtool.cli.listing import listing
+from nmtool.cli.predict import predict
 from nmtool.console import escape
 from nmtool.errors import UsageError
 
@@ -25,6 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command("show")(show)
     app.command("verify")(verify)
     app.command("why")(why)
+    app.command("predict")(predict)
 
 
 def _say(text: str) -> None:

@@ -1,65 +1,78 @@
-"""Labels in, ``labels`` artifacts out: one for each ratio asked."""
+"""Labels in, ``labels`` artifacts out: one for each ratio and seed asked."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+import functools
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from nmtool import settings
 from nmtool.artifact.format import sha256
 from nmtool.artifact.key import Recipe
-from nmtool.artifact.stage import Session, Staging, produce
-from nmtool.artifact.typed import LABELS_TABLE, parquet_bytes, write_classes
+from nmtool.artifact.stage import Session, produce
+from nmtool.artifact.typed import choose_split, open_features
 from nmtool.data.dataset import Dataset
 from nmtool.data.sources import open_dataset
-from nmtool.errors import DataError, InputMissingError
+from nmtool.errors import DataError, InputMissingError, UsageError
 from nmtool.inject_noise.config import Config
-from nmtool.inject_noise.mapping import read_groups, read_map, read_matrix
-from nmtool.numerics import noise
-from nmtool.numerics.seeds import generator
-from nmtool.records import ArtifactRef, Float, InputRef, Int, SampleIndex
+from nmtool.inject_noise.draw import Draw
+from nmtool.inject_noise.human import open_human
+from nmtool.inject_noise.inputs import RAW, STANDARD, Pixels, artifact_features, own_features
+from nmtool.inject_noise.mapping import mapping_of, read_matrix, read_related
+from nmtool.inject_noise.payload import build
+from nmtool.numerics.instances import Inputs, expected_rate
+from nmtool.records import ArtifactRef, InputRef, SampleIndex
 
 EPOCH = 1
+# The settings that change a draw of each type, beside type, split, ratio and seed.
+_KEYED = {
+    "symmetric": ("include_self", "bernoulli", "nested", "ratio_of"),
+    "pairflip": ("nested", "ratio_of"),
+    "asymmetric": ("nested", "ratio_of"),
+    "instance": ("nested", "instance_std"),
+    "matrix": (),
+    "human": (),
+    "captions": ("nested", "caption_mode"),
+}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Draw:
-    """One draw, fully resolved: what is flipped, and by which file's numbers."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """All draws, and what their recipes have in common."""
 
-    config: Config
-    index: SampleIndex
-    ratio: float | None
-    mapping: Int | None
-    matrix: Float | None
+    draws: list[Draw]
+    keyed: dict[str, object]
+    inputs: tuple[InputRef, ...]
 
 
 def run(config: Config, session: Session) -> list[ArtifactRef]:
-    """Make (or find) one labels artifact for each ratio.
+    """Make (or find) one labels artifact for each ratio and seed.
 
     Raises:
         InputMissingError: no such data, split or file.
+        UsageError: asymmetric noise without a map, on classes that have no usual one.
         DataError: labels that can't be made wrong as asked: one class, no labels, a map of other classes.
     """
-    dataset = open_dataset(config.data, memo=session.memo)
+    root = Path(config.data_root) if config.data_root else None
+    dataset = open_dataset(config.data, memo=session.memo, data_root=root)
+    for remark in dataset.remarks:
+        session.report.warning(remark)
     index = dataset.splits.get(config.split)
     if index is None:
         raise InputMissingError(
             f"{config.data} has no split {config.split!r}", "one of " + ", ".join(dataset.splits), "name it by --split"
         )
     _check_kind(config, dataset, index)
-    classes = dataset.classes
-    mapping = read_map(config.map, classes) if config.map else None
-    mapping = read_groups(config.groups, classes) if config.groups else mapping
-    matrix = read_matrix(config.matrix, classes) if config.matrix else None
-    ratios: tuple[float | None, ...] = config.ratio or (None,)
-    return [
-        _one(_Draw(config=config, index=index, ratio=ratio, mapping=mapping, matrix=matrix), session, len(ratios) > 1)
-        for ratio in ratios
-    ]
+    plan = _plan(config, dataset, index, session)
+    for draw in plan.draws:  # refused before anything is written
+        if draw.ratio is not None:
+            draw.share()
+    return [_one(draw, plan, session) for draw in plan.draws]
 
 
 def _check_kind(config: Config, dataset: Dataset, index: SampleIndex) -> None:
@@ -69,8 +82,9 @@ def _check_kind(config: Config, dataset: Dataset, index: SampleIndex) -> None:
         raise DataError(f"{config.data} holds {dataset.kind}", f"{wanted} for --type {config.type}")
     if captions:
         return
-    present = np.unique(index.labels.values[index.labels.values >= 0])
-    if len(present) == 0:
+    if dataset.targets(config.split) is not None:
+        raise DataError(f"split {config.split} of {config.data} has real numbers as labels", "class labels")
+    if not np.any(index.labels.values >= 0):
         raise DataError(f"split {config.split} of {config.data} has no labels", "class labels to make wrong")
     if len(index.labels.classes) < 2:
         raise DataError(
@@ -79,98 +93,111 @@ def _check_kind(config: Config, dataset: Dataset, index: SampleIndex) -> None:
         )
 
 
-def _one(draw: _Draw, session: Session, several: bool) -> ArtifactRef:
+def _plan(config: Config, dataset: Dataset, index: SampleIndex, session: Session) -> _Plan:
+    """Read what the type needs, and name all draws."""
+    classes, report = dataset.classes, session.report
+    keyed: dict[str, object] = {"type": config.type, "split": config.split}
+    keyed |= {name: getattr(config, name) for name in _KEYED[config.type]}
+    content = index.listing
+    draw = Draw(config=config, dataset=dataset, index=index, ratio=None, seed=None, report=report)
+    inputs: list[InputRef] = []
+    if config.related is not None:
+        draw = dataclasses.replace(draw, related=read_related(config.related, classes))
+        keyed["related"] = sha256(np.asarray(draw.related).tobytes())
+    if config.type == "asymmetric":
+        mapping, chosen = mapping_of(classes, map_=config.map, groups=config.groups, related=draw.related)
+        named = f"map {config.map}" if config.map else f"groups {config.groups}"
+        draw = dataclasses.replace(draw, mapping=mapping, chosen=chosen.removeprefix("--") or named)
+        keyed["mapping"] = sha256(mapping.astype("<i8").tobytes())
+        if chosen:
+            report.info(f"these are the classes of {chosen.split()[1]}: {chosen}")
+    elif config.type == "matrix":
+        assert config.matrix is not None
+        matrix, counts = read_matrix(config.matrix, classes)
+        draw = dataclasses.replace(draw, matrix=matrix)
+        keyed["matrix"] = sha256(np.ascontiguousarray(matrix).tobytes())
+        if counts:
+            report.info(f"{config.matrix} holds counts: each row is divided by its sum")
+    elif config.type == "human":
+        assert config.human is not None
+        human = open_human(config.human)
+        draw = dataclasses.replace(draw, human=human)
+        keyed["human"] = [human.digest, human.key]
+    elif config.type == "instance":
+        draw, extra = _with_inputs(draw)
+        keyed["inputs"] = draw.scaling
+        inputs = [extra] if extra is not None else []
+        content = content if inputs else index.digest
+        _warn_of_rate(config, draw)
+    ratios: tuple[float | None, ...] = config.ratio or (None,)
+    seeds: tuple[int | None, ...] = (None,) if config.type == "human" else config.all_seeds()
+    draws = [dataclasses.replace(draw, ratio=r, seed=s) for r, s in itertools.product(ratios, seeds)]
+    data = InputRef(role="data", kind="index", key="", content=content)
+    return _Plan(draws=draws, keyed=keyed, inputs=(data, *inputs))
+
+
+def _with_inputs(draw: Draw) -> tuple[Draw, InputRef | None]:
+    """What instance noise looks at: an artifact's features, the data's own, or pixels."""
+    config, dataset, split = draw.config, draw.dataset, draw.config.split
+    make: Callable[[], Inputs]
+    if config.features is not None:
+        artifact, named = open_features(config.features)
+        named = choose_split(artifact, named or split, role="features")
+        make = functools.partial(artifact_features, artifact, named, draw.index.ids)
+        scaling = f"features of split {named}, {STANDARD}"
+        ref: InputRef | None = artifact.as_input("features")
+    elif dataset.kind == "features" and config.instance_input != "raw":
+        make, scaling, ref = functools.partial(own_features, dataset, split), f"features, {STANDARD}", None
+    elif config.instance_input == "features":
+        raise UsageError("--instance-input features", "--features FEATURES", f"{config.data} holds {dataset.kind}")
+    elif dataset.kind != "images":
+        raise DataError(f"{config.data} holds {dataset.kind}, no pixels", "images, or --features FEATURES")
+    else:
+        make, scaling, ref = functools.partial(Pixels, dataset, split, config.workers, draw.report), RAW, None
+    # one reading for all draws of this call
+    return dataclasses.replace(draw, inputs=cast(Callable[[], Inputs], functools.cache(make)), scaling=scaling), ref
+
+
+def _warn_of_rate(config: Config, draw: Draw) -> None:
+    """The normal is cut at 0 and 1, so that low and high ratios are not what is asked on average."""
+    for ratio in config.ratio:
+        expected = expected_rate(ratio, config.instance_std)
+        if abs(expected - ratio) > 0.005:
+            narrower = min(ratio, 1 - ratio) / 3
+            draw.report.warning(
+                f"instance noise of {ratio:g} flips {expected:.4f} of the labels on average: its normal distribution "
+                f"of deviation {config.instance_std:g} is cut to [0, 1]; --instance-std {narrower:.3g} "
+                "would keep the ratio"
+            )
+
+
+def _one(draw: Draw, plan: _Plan, session: Session) -> ArtifactRef:
     config, index = draw.config, draw.index
-    keyed: dict[str, object] = {
-        **settings.keyed(config),
-        "ratio": draw.ratio,
-        "mapping": None if draw.mapping is None else draw.mapping.tolist(),
-        "matrix": None if draw.matrix is None else sha256(np.ascontiguousarray(draw.matrix).tobytes()),
-    }
-    recipe = Recipe(
-        stage="inject-noise",
-        kind="labels",
-        epoch=EPOCH,
-        config=keyed,
-        inputs=(InputRef(role="data", kind="index", key="", content=index.digest),),
-    )
-    if several and session.out is not None:
-        session = dataclasses.replace(session, out=session.out / f"ratio-{draw.ratio:g}")
-    label = config.type if draw.ratio is None else f"{config.type}-{draw.ratio:g}"
+    keyed = {**plan.keyed, "ratio": draw.ratio, "seed": draw.seed}
+    recipe = Recipe(stage="inject-noise", kind="labels", epoch=EPOCH, config=keyed, inputs=plan.inputs)
+    label = config.type if draw.ratio is None else f"{config.type}-{_short(draw.ratio)}"
+    if len(plan.draws) > 1 and session.out is not None:
+        session = dataclasses.replace(session, out=session.out / _folder(draw))
+    given = {name: str(getattr(config, name)) for name in ("data_root", "features") if getattr(config, name)}
     return produce(
         session,
         recipe,
         name=f"{config.data.rpartition('/')[2].partition('?')[0]}-{label}",
-        config={**settings.everything(config), "ratio": draw.ratio},
-        origin={"data": config.data},
-        build=lambda staging: _build(staging, draw),
+        config={**settings.everything(config), "ratio": draw.ratio, "seed": draw.seed, "seeds": None},
+        origin={"data": config.data, **given},
+        build=lambda staging: build(staging, draw),
         work=f"draw {config.type} noise for {len(index)} samples of split {config.split}",
     )
 
 
-def _noisy(draw: _Draw, clean: Int) -> Int:
-    """The drawn labels. The generator's name holds the ratio: several ratios of one seed are independent draws."""
-    config, classes = draw.config, len(draw.index.labels.classes)
-    rng = generator(config.seed, "inject-noise", config.type, config.split, repr(draw.ratio))
-    if draw.matrix is not None:
-        return noise.matrix(clean, draw.matrix, rng=rng)
-    assert draw.ratio is not None
-    if config.type == "symmetric":
-        return noise.symmetric(
-            clean, draw.ratio, classes, rng=rng, include_self=config.include_self, bernoulli=config.bernoulli
-        )
-    if config.type == "asymmetric":
-        assert draw.mapping is not None
-        return noise.asymmetric(clean, draw.ratio, draw.mapping, rng=rng)
-    if config.type == "pairflip":
-        return noise.pairflip(clean, draw.ratio, classes, rng=rng)
-    return noise.swap_captions(clean, draw.ratio, rng=rng)
+def _short(ratio: float) -> str:
+    """A ratio as short as it goes without becoming another."""
+    return f"{ratio:g}" if float(f"{ratio:g}") == ratio else repr(ratio)
 
 
-def _save(staging: Staging, name: str, array: Float) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    staging.write(name, buffer.getvalue())
-
-
-def _build(staging: Staging, draw: _Draw) -> Mapping[str, object]:
-    index, config = draw.index, draw.config
-    captions = config.type == "captions"
-    clean = np.arange(len(index), dtype=np.int64) if captions else index.labels.values
-    noisy = _noisy(draw, clean)
-    flipped = clean != noisy
-    rows = np.arange(len(index), dtype=np.int64)
-    columns = {
-        "row": rows,
-        "sample": list(index.ids),
-        "split": [index.split] * len(index),
-        "clean": clean,
-        "noisy": noisy,
-        "flipped": flipped,
-    }
-    staging.write(LABELS_TABLE, parquet_bytes(columns))
-    labelled = int(np.sum(clean >= 0))
-    summary: dict[str, object] = {
-        "n": labelled,
-        "classes": len(index.labels.classes),
-        "type": config.type,
-        "ratio_requested": draw.ratio,
-        "ratio": float(np.sum(flipped)) / labelled,
-        "flipped": int(np.sum(flipped)),
-        "seed": config.seed,
-        "split": index.split,
-        "self_flips": "allowed" if config.include_self else "never",
-    }
-    if captions:
-        return summary
-    classes = index.labels.classes
-    write_classes(staging, classes)
-    _save(staging, "transition.npy", noise.transition_matrix(clean, noisy, len(classes)))
-    if draw.matrix is not None:
-        _save(staging, "matrix.npy", draw.matrix)
-    if len(classes) <= 1000:
-        summary["per_class"] = [
-            {"class": name, "n": int(np.sum(clean == c)), "flipped": int(np.sum(flipped & (clean == c)))}
-            for c, name in enumerate(classes)
-        ]
-    return summary
+def _folder(draw: Draw) -> str:
+    """Below ``-o`` where there are several artifacts: ``ratio-0.1``, with several seeds ``ratio-0.1-seed-2``."""
+    parts = [f"ratio-{_short(draw.ratio)}"] if draw.ratio is not None else []
+    if draw.config.seeds is not None and len(draw.config.seeds) > 1:
+        parts.append(f"seed-{draw.seed}")
+    return "-".join(parts)

@@ -227,31 +227,43 @@ def _plain_log() -> Any:
     return FuncFormatter(lambda value, _: f"{value:g}")
 
 
-def heatmap(matrix: Float, classes: Sequence[str], title: str, *, salt: str) -> Panel:
-    """A matrix of probabilities: rows the clean class, columns the noisy one; names where there is room for them."""
+def heatmap(matrix: Float, classes: Sequence[str], title: str, *, salt: str, diagonal: bool = False) -> Panel:
+    """A matrix of probabilities: rows the clean class, columns the noisy one; names where there is room for them.
+
+    The colours end at the largest cell off the diagonal, so that noise of any strength shows.
+
+    Args:
+        diagonal: the diagonal is noise as well (flips within blocks of classes), else it is what stayed right: grey.
+    """
     import matplotlib
+    import numpy as np
     from matplotlib.figure import Figure as Canvas
 
     count = len(classes)
+    off = matrix if diagonal else np.where(np.eye(count, dtype=bool), 0.0, matrix)
+    top = float(off.max()) or 1.0
     with matplotlib.rc_context({**_rc(salt), "axes.spines.left": False, "axes.spines.bottom": False}):
         canvas = Canvas(figsize=(5.0, 4.6), layout="constrained")
         axes = canvas.add_subplot()
-        image = axes.imshow(matrix, cmap="viridis", vmin=0.0, vmax=1.0, interpolation="nearest")
+        colours = matplotlib.colormaps["viridis"].with_extremes(bad=(0.5, 0.5, 0.5, 0.3))
+        masked = np.ma.masked_array(matrix, mask=np.eye(count, dtype=bool) & (not diagonal))
+        image = axes.imshow(masked, cmap=colours, vmin=0.0, vmax=top, interpolation="nearest")
         axes.set_title(shown(title, 60), loc="left")
-        axes.set_xlabel("noisy class")
-        axes.set_ylabel("clean class")
+        axes.set_xlabel("block of noisy classes" if diagonal else "noisy class")
+        axes.set_ylabel("block of clean classes" if diagonal else "clean class")
         if count <= 20:
             names = [shown(name, 14) for name in classes]
             axes.set_xticks(range(count), names, rotation=0 if count <= 10 and max(map(len, names)) < 4 else 90)
             axes.set_yticks(range(count), names)
         if count <= 10:
             for (row, column), value in ((p, matrix[p]) for p in _cells(count)):
-                colour = "#ffffff" if value < 0.6 else "#101010"
+                grey = row == column and not diagonal
+                colour = INK if grey else "#ffffff" if value < 0.6 * top else "#101010"
                 axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=9, color=colour)
         bar = canvas.colorbar(image, ax=axes, shrink=0.9)
-        bar.set_label("P(noisy | clean)")
+        bar.set_label("share flipped" if diagonal else "P(noisy | clean)")
         bar.outline.set_visible(False)
-        return Panel(svg=svg_of(canvas, salt), label=f"{title}: {count} by {count} classes, P(noisy | clean)")
+        return Panel(svg=svg_of(canvas, salt), label=f"{title}: {count} by {count}, P(noisy | clean)")
 
 
 def _cells(count: int) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ from nmtool.report.config import Config
 from nmtool.report.gather import find
 from nmtool.report.lineage import short_name
 
-EPOCH = 1
+EPOCH = 2
 FILES = {
     "html": "report.html",
     "markdown": "report.md",

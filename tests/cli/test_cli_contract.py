@@ -138,7 +138,7 @@ def test_why_names_the_leaf(ok: Callable) -> None:
 
 def test_verify_says_76_and_names_the_file(ok: Callable, nmtool: Callable, tmp_path: Path) -> None:
     path = tmp_path / ok(*INJECT).path
-    assert ok("verify", path, "--full", "--json").json["hashed"] == 3
+    assert ok("verify", path, "--full", "--json").json["hashed"] == 4
     victim = path / "data/labels.parquet"
     victim.chmod(0o644)
     data = bytearray(victim.read_bytes())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nmtool.errors import DataError, UsageError
-from nmtool.numerics import noise
+from nmtool.numerics import instances, noise
 
 SMALL = settings(derandomize=True, max_examples=60, deadline=None)
 LABELS = st.lists(st.integers(-1, 6), max_size=60)
@@ -251,7 +251,7 @@ def test_instance_rate_is_the_truncated_normals_mean(ratio, std):
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 0.1), (0.3, 0.2), (0.7, 5.0)])
 def test_flip_probabilities_follow_the_truncated_normal(mean, std):
-    q = noise._truncated_normal(mean, std, 20_000, rng())
+    q = instances._truncated_normal(mean, std, 20_000, rng())
     reference = stats.truncnorm((0 - mean) / std, (1 - mean) / std, loc=mean, scale=std)
     assert stats.kstest(q, reference.cdf).pvalue > 1e-4
 
@@ -286,7 +286,7 @@ def test_instance_is_stable_for_raw_pixels_and_keeps_the_rest(per_class):
 def test_instance_in_small_blocks_gives_the_same(monkeypatch):
     y, x = rng(1).integers(0, 5, 200), rng(2).standard_normal((200, 6))
     whole = noise.instance(y, 0.5, x, 5, rng=rng(3))
-    monkeypatch.setattr(noise, "_BLOCK_ELEMENTS", 40)
+    monkeypatch.setattr(instances, "_BLOCK_ELEMENTS", 40)
     assert noise.instance(y, 0.5, x, 5, rng=rng(3)).tolist() == whole.tolist()
 
 
