@@ -1,7 +1,7 @@
-"""What timm knows about an architecture: its preprocessing, its feature length, where its weights lie.
+"""What timm knows about an architecture: its preprocessing, its features and their length, where its weights lie.
 
-Finding out needs torch and timm; the answer is remembered by architecture, arguments, input size and timm's version, so
-that planning a stage that ran before imports neither.
+Finding out needs torch and timm; the answer is remembered by architecture, arguments, input size, feature and timm's
+version, so that planning a stage that ran before imports neither.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RESERVED = frozenset(
         "features_only",
     }
 )
-_LAYOUT = 1  # of a remembered answer
+_LAYOUT = 2  # of a remembered answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,21 +40,36 @@ class Facts:
 
     Attributes:
         preprocessing: timm's own for it, at the input size asked.
-        dim: length of its pre-logits feature.
+        dim: length of the feature asked for.
         hub: repository and file of its pretrained weights; empty where it has none.
+        feature: the feature asked for, spelt out.
     """
 
     preprocessing: Preprocessing
     dim: int
     hub: tuple[str, ...]
+    feature: str = "pre_logits"
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of timm and torch, without importing them; raises ``UnavailableError``."""
+def versions(packages: Iterable[str] = ("timm", "torch"), install: str = "") -> dict[str, str]:
+    """Installed versions, without importing anything; raises ``UnavailableError`` with what to install."""
     try:
-        return {name: importlib.metadata.version(name) for name in ("timm", "torch")}
+        return {name: importlib.metadata.version(name) for name in packages}
     except importlib.metadata.PackageNotFoundError as error:
-        raise UnavailableError(f"the package {error.name} is not installed", "", f"pip install {error.name}") from None
+        raise UnavailableError(
+            f"the package {error.name} is not installed", "", f"pip install {install or error.name}"
+        ) from None
+
+
+def untrained_weights(seed: int, versions: Mapping[str, str]) -> str:
+    """What stands for the digest of seeded random weights: another version may draw or initialise otherwise.
+
+    Raises:
+        UsageError: the seed is out of range.
+    """
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"--seed is {seed}", "0 to 2**63 - 1")
+    return f"untrained:{seed}:" + ":".join(f"{name}-{version}" for name, version in versions.items())
 
 
 def parse_kwargs(items: Iterable[str]) -> dict[str, object]:
@@ -92,30 +107,37 @@ def _literal(text: str) -> object:
     return text
 
 
-def facts_of(arch: str, kwargs: Mapping[str, object], size: int | None, memo: Memo) -> Facts:
+def facts_of(
+    arch: str, kwargs: Mapping[str, object], size: int | None, memo: Memo, feature: str = "pre_logits"
+) -> Facts:
     """An architecture's facts; light where the memo has them.
 
     Args:
         arch: timm's name, with or without a pretrained tag.
         kwargs: keyword arguments of its constructor.
         size: input height and width in pixels; None: the architecture's own.
+        memo: remembered answers.
+        feature: ``pre_logits``, ``cls``, ``mean`` or a layer's name.
 
     Raises:
-        UsageError: timm does not know it, or it does not take these arguments or this size.
+        UsageError: timm does not know it, or it does not take these arguments or this size, or has no such feature.
         UnavailableError: timm or torch is not installed.
     """
     check_kwargs(kwargs)
-    question = ["timm-facts", _LAYOUT, arch, dict(kwargs), size, versions()["timm"]]
+    question = ["timm-facts", _LAYOUT, arch, dict(kwargs), size, feature, versions()["timm"]]
     known = memo.recall(question)
     if not isinstance(known, dict):
-        known = _find_out(arch, kwargs, size)
+        known = _find_out(arch, kwargs, size, feature)
         memo.remember(question, known)
     return Facts(
-        preprocessing=preprocessing_from_json(known["preprocessing"]), dim=int(known["dim"]), hub=tuple(known["hub"])
+        preprocessing=preprocessing_from_json(known["preprocessing"]),
+        dim=int(known["dim"]),
+        hub=tuple(known["hub"]),
+        feature=str(known["feature"]),
     )
 
 
-def _find_out(arch: str, kwargs: Mapping[str, object], size: int | None) -> dict[str, Any]:
+def _find_out(arch: str, kwargs: Mapping[str, object], size: int | None, feature: str) -> dict[str, Any]:
     import timm
     import timm.data
 
@@ -127,6 +149,7 @@ def _find_out(arch: str, kwargs: Mapping[str, object], size: int | None) -> dict
     height, width = data["input_size"][-2:]
     repo = cfg.get("hf_hub_id")
     file = cfg.get("hf_hub_filename") or "model.safetensors"
+    named, dim = _feature(arch, kwargs, (int(height), int(width)), feature)
     return {
         "preprocessing": {
             "size": [int(height), int(width)],
@@ -136,7 +159,8 @@ def _find_out(arch: str, kwargs: Mapping[str, object], size: int | None) -> dict
             "mean": [float(v) for v in data["mean"]],
             "std": [float(v) for v in data["std"]],
         },
-        "dim": _feature_length(arch, kwargs, (int(height), int(width))),
+        "dim": dim,
+        "feature": named,
         "hub": [str(repo), str(file)] if repo else [],
     }
 
@@ -162,11 +186,11 @@ def check_arch(arch: str) -> None:
         raise UsageError(f"timm knows no pretrained tag {tag!r} of {name}", f"one of {tags}")
 
 
-def _feature_length(arch: str, kwargs: Mapping[str, object], size: tuple[int, int]) -> int:
-    """Length of the pre-logits feature, by a forward pass without data (on torch's meta device where that works)."""
+def _feature(arch: str, kwargs: Mapping[str, object], size: tuple[int, int], feature: str) -> tuple[str, int]:
+    """A feature's full name and length, by a forward pass without data (on torch's meta device where that works)."""
     import torch
 
-    from nmtool.encoders.timm import create
+    from nmtool.encoders.timm import create, tapped
 
     problem: Exception | None = None
     for device in ("meta", "cpu"):
@@ -174,7 +198,8 @@ def _feature_length(arch: str, kwargs: Mapping[str, object], size: tuple[int, in
             model = create(arch, kwargs, num_classes=None, seed=0, device=device).eval()
             with torch.no_grad():
                 images = torch.zeros(2, 3, *size, device=device)
-                shape = tuple(model.forward_head(model.forward_features(images), pre_logits=True).shape)
+                named, tap = tapped(model, feature, images, arch)
+                shape = tuple(tap(model, images).shape)
         except UsageError:
             raise
         except Exception as error:  # each architecture complains in its own way, and some only can't do meta tensors
@@ -184,7 +209,7 @@ def _feature_length(arch: str, kwargs: Mapping[str, object], size: tuple[int, in
             raise UsageError(
                 f"{arch} gives features of shape {list(shape)}", "[batch, dim]", "take another global_pool"
             )
-        return int(shape[1])
+        return named, int(shape[1])
     raise UsageError(
         f"{arch} does not take images of {size[0]} x {size[1]} ({str(problem)[:200]})",
         "a size that it is built for",

@@ -1,48 +1,42 @@
-"""From MODEL as the user names it to an encoder by content: architecture, digest of the weights, preprocessing.
+"""From MODEL as the user names it to an encoder by content: architecture, digests, preparation, feature.
 
-Light where the memo knows the answer: neither torch nor timm is imported. Refuses pickled weights, and never takes
-random weights for trained ones unless told to.
+Light where the memo knows the answer: neither torch nor a model library is imported. Never takes random weights for
+trained ones unless told to.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import importlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nmtool.artifact.memo import Memo, file_digest
-from nmtool.artifact.open import Artifact, open_artifact
-from nmtool.encoders.checkpoints import refuse_pickle
-from nmtool.encoders.facts import facts_of, versions
-from nmtool.encoders.spec import INTERPOLATIONS, EncoderSpec, Preprocessing, preprocessing_from_json
-from nmtool.errors import CorruptError, DataError, InputMissingError, UnavailableError, UsageError
-from nmtool.records import InputRef
+from nmtool.artifact.memo import Memo
+from nmtool.encoders.checkpoints import check_weights_name
+from nmtool.encoders.resolved import Asked, Resolved
+from nmtool.encoders.spec import INTERPOLATIONS
+from nmtool.encoders.timm_plan import CONFIG, WEIGHTS, plan_backbone
+from nmtool.errors import InputMissingError, UsageError
 
-KNOWN = "timm:NAME, the path of a backbone artifact, a .safetensors file with --arch NAME, or none"
-_LATER = ("open_clip", "transformers", "openai")
-WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+__all__ = ["CONFIG", "FAMILIES", "KNOWN", "WEIGHTS", "check_overrides", "resolve"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resolved:
-    """An encoder that is known by content and not loaded yet.
-
-    Attributes:
-        spec: what goes into keys.
-        input: how a recipe cites it (role ``model``).
-        path: the safetensors file, or None for random weights.
-        source: ``untrained``, ``hub``, ``file`` or ``backbone``.
-        seed: of random weights; else unused.
-    """
-
-    spec: EncoderSpec
-    input: InputRef
-    path: Path | None
-    source: str
-    seed: int
+KNOWN = (
+    "timm:NAME, open_clip:ARCH[/PRETRAINED], transformers:NAME or transformers:FOLDER, the path of a backbone artifact "
+    "or of a weights file with --arch NAME, or none"
+)
+# prefix: module:function of (name, Asked, Memo), which gives a Resolved; resolved on use
+FAMILIES: Mapping[str, str] = {
+    "timm": "nmtool.encoders.timm_plan:plan",
+    "open_clip": "nmtool.encoders.open_clip_plan:plan",
+    "transformers": "nmtool.encoders.transformers_plan:plan",
+}
+# prefix of --arch: module:function of (path, name, Asked, Memo), for weights files
+FILES: Mapping[str, str] = {
+    "timm": "nmtool.encoders.timm_plan:plan_file",
+    "open_clip": "nmtool.encoders.open_clip_plan:plan_file",
+}
+_LATER = ("openai",)
 
 
 def resolve(
@@ -54,41 +48,75 @@ def resolve(
     seed: int,
     overrides: Mapping[str, object],
     memo: Memo,
+    feature: str = "",
+    normalize: bool = False,
+    tower: str = "",
+    max_length: int | None = None,
 ) -> Resolved:
     """Resolve MODEL.
 
     Args:
-        model: ``timm:NAME``, the path of a ``backbone`` artifact, or of a safetensors file.
-        arch: timm's architecture name, for a file alone.
+        model: ``FAMILY:NAME``, the path of a ``backbone`` artifact, or of a weights file.
+        arch: architecture of a weights file: timm's name for it, or ``open_clip:ARCH[/PRETRAINED]``.
         kwargs: keyword arguments of the architecture's constructor; a backbone has its own.
-        untrained: take seeded random weights for ``timm:NAME``.
+        untrained: take seeded random weights for ``FAMILY:NAME``.
         seed: of those.
         overrides: any of ``size``, ``interpolation``, ``crop_pct``, ``mean``, ``std``; None values are ignored.
         memo: remembered digests and facts.
+        feature: which tensor is the feature; empty: the family's default.
+        normalize: divide features by their L2 norm.
+        tower: ``image`` or ``text``; empty: image where the encoder has that, else text.
+        max_length: longest text in tokens; None: the model's own.
 
     Raises:
-        UsageError: a form, flag or architecture that is not known.
+        UsageError: a form, flag, architecture or feature that is not known.
         InputMissingError: a path that is not there.
-        DataError: a pickled checkpoint, or an artifact of another kind.
-        UnavailableError: pretrained weights that are neither in the local cache nor reachable.
+        DataError: a file that is no weights file, or an artifact of another kind.
+        UnavailableError: a package that is not installed, or weights neither in the local cache nor reachable.
     """
-    asked = check_overrides(overrides)
+    if max_length is not None and max_length < 1:
+        raise UsageError(f"--max-length is {max_length}", "1 or more tokens")
+    asked = Asked(
+        arch=arch,
+        kwargs=dict(kwargs),
+        untrained=untrained,
+        seed=seed,
+        overrides=check_overrides(overrides),
+        feature=feature,
+        normalize=normalize,
+        tower=tower,
+        max_length=max_length,
+    )
     family, colon, name = model.partition(":")
     if colon and family in _LATER:
         raise UsageError(f"MODEL {model}: {family} is not in this version", KNOWN)
-    if colon and family == "timm":
+    if colon and family in FAMILIES:
         if arch is not None:
-            raise UsageError("--arch beside timm:NAME", "--arch for a weights file alone", f"give timm:{arch}")
-        return _from_timm(name, kwargs, untrained, seed, asked, memo)
+            raise UsageError(f"--arch beside {family}:NAME", "--arch for a weights file alone", f"give {family}:{arch}")
+        return _planned(FAMILIES[family], name, asked, memo)
     path = Path(model)
     if untrained:
-        raise UsageError(f"--untrained with {model}", "timm:NAME: what is random needs no file")
+        raise UsageError(f"--untrained with {model}", "FAMILY:NAME: what is random needs no file")
     if not path.exists():
         hint = f"timm:{model} if a timm model is meant" if re.fullmatch(r"[\w.]+", model) else ""
         raise InputMissingError(f"MODEL {model} does not exist", KNOWN, hint)
     if path.is_dir():
-        return _from_backbone(path, arch, kwargs, asked, memo)
-    return _from_file(path, arch, kwargs, asked, memo)
+        if (path / "config.json").is_file() and not (path / "manifest.json").exists():
+            raise UsageError(f"MODEL {model} is no artifact", "a backbone artifact", f"transformers:{model} if meant")
+        return plan_backbone(path, asked, memo)
+    check_weights_name(path)
+    if arch is None:
+        raise UsageError(f"the weights file {path} without --arch", "the name of its architecture: --arch NAME")
+    family, colon, name = arch.partition(":") if ":" in arch else ("timm", ":", arch)
+    if family not in FILES:
+        raise UsageError(f"--arch {arch}", "timm's name, or one with a prefix: " + ", ".join(f"{f}:" for f in FILES))
+    return _planned(FILES[family], path, name, asked, memo)
+
+
+def _planned(where: str, *given: Any) -> Resolved:
+    module, _, name = where.partition(":")
+    found: Resolved = getattr(importlib.import_module(module), name)(*given)
+    return found
 
 
 def check_overrides(overrides: Mapping[str, object]) -> dict[str, Any]:
@@ -107,121 +135,3 @@ def check_overrides(overrides: Mapping[str, object]) -> dict[str, Any]:
                 raise UsageError(f"--{name} is {out[name]}", "one number or three" + (" > 0" if name == "std" else ""))
             out[name] = values * 3 if len(values) == 1 else values
     return out
-
-
-def _preprocessing(base: Preprocessing, asked: Mapping[str, Any], size: tuple[int, int]) -> Preprocessing:
-    return dataclasses.replace(base, size=size, **{k: v for k, v in asked.items() if k != "size"})
-
-
-def _from_timm(
-    name: str, kwargs: Mapping[str, object], untrained: bool, seed: int, asked: Mapping[str, Any], memo: Memo
-) -> Resolved:
-    facts = facts_of(name, kwargs, asked.get("size"), memo)
-    path: Path | None = None
-    if untrained:
-        if not 0 <= seed < 2**63:
-            raise UsageError(f"--seed is {seed}", "0 to 2**63 - 1")
-        version = versions()
-        # The versions are part of it: another torch may draw other numbers, another timm initialise otherwise.
-        weights = f"untrained:{seed}:timm-{version['timm']}:torch-{version['torch']}"
-    else:
-        path = _hub_file(name, facts.hub)
-        weights = file_digest(path, memo)
-    spec = EncoderSpec(
-        family="timm",
-        arch=name,
-        kwargs=dict(kwargs),
-        weights=weights,
-        preprocessing=_preprocessing(facts.preprocessing, asked, facts.preprocessing.size),
-        feature="pre_logits",
-        dim=facts.dim,
-        untrained=untrained,
-    )
-    cited = InputRef(role="model", kind="weights", key="", content=weights)
-    return Resolved(spec=spec, input=cited, path=path, source="untrained" if untrained else "hub", seed=seed)
-
-
-def _hub_file(name: str, hub: tuple[str, ...]) -> Path:
-    """The pretrained weights in the local hub cache, fetched there first where they can be."""
-    import huggingface_hub as hf
-
-    or_else = "take seeded random weights with --untrained, or a weights file with --arch " + name.partition(".")[0]
-    if not hub:
-        raise UnavailableError(f"timm knows no hub repository with weights of {name}", "", or_else)
-    repo, file = hub
-    if not file.endswith(".safetensors"):
-        raise UnavailableError(f"{repo} on the hub names {file}", "safetensors", or_else)
-    found = hf.try_to_load_from_cache(repo, file)
-    if isinstance(found, str):
-        return Path(found)
-    folder = Path(hf.constants.HF_HUB_CACHE) / ("models--" + repo.replace("/", "--")) / "snapshots"
-    try:
-        # One look first, by the hub's own client (proxies, HF_HUB_OFFLINE): its download would try for half a minute.
-        hf.get_session().head(hf.constants.ENDPOINT, timeout=5)
-        return Path(hf.hf_hub_download(repo, file, etag_timeout=10))
-    except Exception as error:  # the hub's client raises its HTTP library's errors too, and those change with it
-        why = (str(error) or type(error).__name__).strip().splitlines()[0][:160]
-        raise UnavailableError(
-            f"the weights of {name} are neither in {folder}/*/{file} nor to be had from the hub ({why})", "", or_else
-        ) from None
-
-
-def _from_file(
-    path: Path, arch: str | None, kwargs: Mapping[str, object], asked: Mapping[str, Any], memo: Memo
-) -> Resolved:
-    refuse_pickle(path)
-    if path.suffix.lower() != ".safetensors":
-        raise DataError(f"MODEL {path} is no weights file that nmtool reads", "a .safetensors file")
-    if arch is None:
-        raise UsageError(f"the weights file {path} without --arch", "the name of its architecture: --arch NAME")
-    facts = facts_of(arch, kwargs, asked.get("size"), memo)
-    weights = file_digest(path, memo)
-    spec = EncoderSpec(
-        family="timm",
-        arch=arch,
-        kwargs=dict(kwargs),
-        weights=weights,
-        preprocessing=_preprocessing(facts.preprocessing, asked, facts.preprocessing.size),
-        feature="pre_logits",
-        dim=facts.dim,
-        untrained=False,
-    )
-    cited = InputRef(role="model", kind="weights", key="", content=weights)
-    return Resolved(spec=spec, input=cited, path=path, source="file", seed=0)
-
-
-def _from_backbone(
-    path: Path, arch: str | None, kwargs: Mapping[str, object], asked: Mapping[str, Any], memo: Memo
-) -> Resolved:
-    if arch is not None or kwargs:
-        raise UsageError(f"--arch or --model-kwargs beside the backbone {path}", "neither: it knows its own")
-    artifact = open_artifact(path, "backbone")
-    own_arch, own_kwargs, base = read_config(artifact)
-    facts = facts_of(own_arch, own_kwargs, asked.get("size", base.size[0]), memo)
-    size = facts.preprocessing.size if "size" in asked else base.size
-    spec = EncoderSpec(
-        family="timm",
-        arch=own_arch,
-        kwargs=own_kwargs,
-        weights=next(e.sha256 for e in artifact.files if e.path == f"data/{WEIGHTS}"),
-        preprocessing=_preprocessing(base, asked, size),
-        feature="pre_logits",
-        dim=facts.dim,
-        untrained=False,
-    )
-    return Resolved(
-        spec=spec, input=artifact.as_input("model"), path=path / "data" / WEIGHTS, source="backbone", seed=0
-    )
-
-
-def read_config(artifact: Artifact) -> tuple[str, dict[str, object], Preprocessing]:
-    """Architecture, its arguments and preprocessing of a ``backbone`` artifact; raises ``CorruptError``."""
-    body = artifact.json(CONFIG)
-    try:
-        if not isinstance(body, dict) or not artifact.has(WEIGHTS):
-            raise TypeError("no table, or no weights")
-        return str(body["arch"]), dict(body["kwargs"]), preprocessing_from_json(body["preprocessing"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptError(
-            f"{artifact.path}/data/{CONFIG} is no backbone's ({error})", "arch, kwargs, preprocessing"
-        ) from None

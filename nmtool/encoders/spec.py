@@ -1,12 +1,12 @@
-"""What an encoder is, as a record that goes into keys: architecture, digest of the weights, preprocessing, tap.
+"""What an encoder is, as a record that goes into keys: architecture, digests, preparation, and which tensor it gives.
 
-Importing this file imports neither torch nor timm.
+Importing this file imports neither torch nor any model library.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
 
@@ -36,14 +36,21 @@ class EncoderSpec:
     """An encoder, by content.
 
     Attributes:
-        family: ``timm``, or ``none`` where features are ready made.
+        family: ``timm``, ``open_clip``, ``transformers``, or ``none`` where features are ready made.
         arch: the architecture's name in its family.
         kwargs: keyword arguments of its constructor, JSON values by name.
         weights: digest of the weights: of the file's bytes, or ``untrained:SEED:VERSIONS`` for seeded random ones.
-        preprocessing: how images are prepared; None where features are ready made.
-        feature: which tensor is the feature; ``pre_logits`` is what enters timm's classifier, ``given`` is ready made.
+        preprocessing: how images are prepared; None where features are ready made, for texts, and where the family's
+            own processor prepares them (then ``preparation`` names it and ``files`` holds its configuration).
+        feature: which tensor is the feature: ``pre_logits`` is what enters the classifier, ``cls``, ``mean`` and
+            ``last`` are tokens of the last layer or their mean, ``projected`` is in the space that images and texts
+            share, ``LAYER`` or ``LAYER:POOL`` the output of a named module, ``given`` is ready made.
         dim: length of a feature vector; 0 where features are ready made (then the data's content tells it).
         untrained: the weights are random: a baseline, and named so in every table.
+        tower: what it reads: ``image`` or ``text``.
+        normalize: features are divided by their L2 norm.
+        files: digests of what else decides the features (configuration, vocabulary), by name.
+        preparation: how samples are prepared where ``preprocessing`` does not say it: tokenizer, greatest length.
     """
 
     family: str
@@ -54,13 +61,18 @@ class EncoderSpec:
     feature: str
     dim: int
     untrained: bool
+    tower: str = "image"
+    normalize: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
+    preparation: Mapping[str, object] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
-        """Plain JSON for keys and manifests."""
-        body = asdict(self)
-        body["kwargs"] = dict(self.kwargs)
-        return {k: _lists(v) for k, v in body.items()}
+        """Plain JSON for keys and manifests. Later fields are left out at their defaults: so older keys still hold."""
+        body = {k: _lists(v) for k, v in asdict(self).items()}
+        return {k: v for k, v in body.items() if k not in _LATER or v != _LATER[k]}
 
+
+_LATER: dict[str, object] = {"tower": "image", "normalize": False, "files": {}, "preparation": {}}
 
 READY_MADE = EncoderSpec(
     family="none",

@@ -5,22 +5,21 @@ Importing this file imports torch. It refuses weights that leave any part of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from nmtool.encoders.checkpoints import read_safetensors
+from nmtool.encoders.checkpoints import read_safetensors, read_weights
+from nmtool.encoders.encoder import ImageEncoder
 from nmtool.encoders.facts import check_arch, check_kwargs
-from nmtool.encoders.spec import EncoderSpec, Preprocessing
+from nmtool.encoders.resolved import Resolved
+from nmtool.encoders.spec import Preprocessing
+from nmtool.encoders.tap import check_feature, full_name, pooled, reached, split_layer, stop_at
 from nmtool.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from nmtool.encoders.resolve import Resolved
 
 
 def create(
@@ -113,32 +112,60 @@ class Pixels:
         return normalise(pixels, self._mean, self._std)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Encoder:
-    """A loaded encoder.
+def tapped(module: Any, feature: str, images: Tensor, who: str) -> tuple[str, Callable[[Any, Tensor], Tensor]]:
+    """The full name of a feature of a timm model, and the function that takes it; a layer's hook is set on the model.
 
-    Attributes:
-        spec: what it is.
-        module: the model without classifier, in evaluation mode: ``module(batch)`` gives [B, D], and
-            ``reset_classifier(C)`` puts a fresh classifier on it.
-        pixels: its preprocessing.
+    Args:
+        module: the model, in evaluation mode.
+        feature: ``pre_logits``, ``cls``, ``mean`` or a layer's name.
+        images: some prepared images, or anything of their shape: tried once where the outcome's shape decides.
+        who: the architecture, for messages.
+
+    Raises:
+        UsageError: the model has no such feature; names those it has.
     """
+    if feature == "pre_logits":
+        return feature, _pre_logits
+    has_class = getattr(module, "cls_token", None) is not None
+    prefix = getattr(module, "num_prefix_tokens", 0 if not has_class else -1)
+    channels_last = getattr(module, "output_fmt", "NCHW") == "NHWC"
+    own = _own_features(module, images, has_class, prefix)
+    check_feature(feature, own, module, who)
+    if feature in own:
 
-    spec: EncoderSpec
-    module: Any
-    pixels: Pixels
+        def of_tokens(model: Any, batch: Tensor) -> Tensor:
+            return pooled(model.forward_features(batch), feature, prefix=max(prefix, 1 if feature == "cls" else 0))
 
-    def features(self, batch: torch.Tensor) -> torch.Tensor:
-        """What enters the classifier: float [B, D] of prepared images [B, 3, H, W]."""
-        out: torch.Tensor = self.module.forward_head(self.module.forward_features(batch), pre_logits=True)
-        return out
+        def of_map(model: Any, batch: Tensor) -> Tensor:
+            return pooled(model.forward_features(batch), feature, channels_last=channels_last)
 
-    def prepare(self, image: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """RGB uint8 [h, w, 3] as float32 [3, H, W]: timm's own evaluation transform, bit for bit."""
-        return self.pixels.normalise(self.pixels.crop(image))
+        return feature, of_tokens if module.forward_features(images).ndim == 3 else of_map
+    name, how = split_layer(feature)
+    stop_at(module, name)
+
+    def of_layer(model: Any, batch: Tensor) -> Tensor:
+        out = reached(lambda: _pre_logits(model, batch), name)
+        # a layer inside attention may have other tokens than the trunk: then all of them count
+        return pooled(out, how, prefix=max(0, prefix), channels_last=channels_last)
+
+    return full_name(feature, reached(lambda: _pre_logits(module, images), name)), of_layer
 
 
-def load(resolved: Resolved, device: torch.device | None = None) -> Encoder:
+def _pre_logits(model: Any, batch: Tensor) -> Tensor:
+    out: Tensor = model.forward_head(model.forward_features(batch), pre_logits=True)
+    return out
+
+
+def _own_features(module: Any, images: Tensor, has_class: bool, prefix: int) -> list[str]:
+    """What a model has beside its layers. Without a count of the tokens that are no patches there is no mean."""
+    last = module.forward_features(images)
+    if not isinstance(last, Tensor) or last.ndim not in (3, 4):
+        return ["pre_logits"]
+    has_mean = last.ndim == 4 or (prefix >= 0 and last.shape[1] > prefix)
+    return ["pre_logits"] + ["mean"] * has_mean + ["cls"] * (last.ndim == 3 and has_class)
+
+
+def load(resolved: Resolved, device: torch.device | None = None) -> ImageEncoder:
     """Build the model and put its weights in; digests are checked against what was resolved.
 
     Raises:
@@ -146,8 +173,8 @@ def load(resolved: Resolved, device: torch.device | None = None) -> Encoder:
         DataError: weights that do not fit: a parameter missing, too many or of another shape; or changed meanwhile.
     """
     spec = resolved.spec
-    if spec.family != "timm" or spec.preprocessing is None:
-        raise UsageError(f"the encoder family {spec.family!r}", "timm")
+    if spec.preprocessing is None:
+        raise UsageError(f"the encoder {spec.arch} without preprocessing", "timm's")
     if resolved.source == "hub":
         assert resolved.path is not None
         read_safetensors(resolved.path, spec.weights)  # so that timm never meets anything but checked safetensors
@@ -158,10 +185,12 @@ def load(resolved: Resolved, device: torch.device | None = None) -> Encoder:
         before = set(module.state_dict())
         module.reset_classifier(0)
         if resolved.path is not None:
-            put_weights(module, read_safetensors(resolved.path, spec.weights), before, str(resolved.path))
+            put_weights(module, read_weights(resolved.path, spec.weights), before, str(resolved.path))
     module.eval().requires_grad_(False)
+    with torch.inference_mode():
+        _, tap = tapped(module, spec.feature, torch.zeros(1, 3, *spec.preprocessing.size), spec.arch)
     module.to(device=device, memory_format=torch.channels_last)
-    return Encoder(spec=spec, module=module, pixels=Pixels(spec.preprocessing, device))
+    return ImageEncoder(spec=spec, module=module, pixels=Pixels(spec.preprocessing, device), tap=tap)
 
 
 def put_weights(module: nn.Module, tensors: Mapping[str, torch.Tensor], names: set[str], where: str) -> None:

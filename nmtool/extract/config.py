@@ -14,7 +14,8 @@ class Config:
     """Settings of ``extract``."""
 
     model: str = setting(
-        doc="timm:NAME, the path of a backbone artifact or of a .safetensors file (with --arch), or none",
+        doc="timm:NAME, open_clip:ARCH/PRETRAINED, transformers:NAME or :FOLDER, the path of a backbone artifact or of "
+        "a weights file (with --arch), or none",
         key=False,
         operand=True,
     )
@@ -33,9 +34,26 @@ class Config:
     on_error: str = setting(
         "fail", doc="a sample that can't be read: stop, or keep its row, marked", key=True, choices=("fail", "skip")
     )
+    feature: str | None = setting(
+        None,
+        doc="pre_logits, cls, mean, last, projected, or a layer as blocks.5 or blocks.5:cls (default: pre_logits for "
+        "timm, projected for open_clip; for transformers the class token, or the last token where there is none, or "
+        "what the folder's 1_Pooling says)",
+        key=False,
+    )
+    normalize: bool = setting(False, doc="divide each feature by its L2 norm", key=False)
+    tower: str | None = setting(
+        None,
+        doc="which tower of a model of images and texts; captions are read by the image tower unless text is asked for",
+        key=False,
+        choices=("image", "text"),
+    )
+    max_length: int | None = setting(None, doc="longest text in tokens (default: the model's own)", key=False)
     # Not keyed: the same numbers but for their last bits; the summary records it.
-    batch_size: int = setting(64, doc="images a forward pass", key=False)
-    arch: str | None = setting(None, doc="timm's architecture name of a weights file", key=False)
+    batch_size: int = setting(64, doc="samples a forward pass", key=False)
+    arch: str | None = setting(
+        None, doc="architecture of a weights file: timm's name, or open_clip:ARCH[/PRETRAINED]", key=False
+    )
     model_kwargs: tuple[str, ...] = setting(
         (), doc="KEY=VALUE for the architecture, as timm's: pad_type=same", key=False, repeat=True
     )

@@ -15,7 +15,8 @@ from nmtool.artifact.stage import Session, Staging, produce
 from nmtool.data.dataset import Dataset
 from nmtool.data.sources import open_dataset
 from nmtool.encoders.facts import parse_kwargs
-from nmtool.encoders.resolve import Resolved, resolve
+from nmtool.encoders.resolve import resolve
+from nmtool.encoders.resolved import Resolved
 from nmtool.encoders.spec import READY_MADE
 from nmtool.errors import InputMissingError, UsageError
 from nmtool.extract.config import Config
@@ -84,16 +85,16 @@ def _resolve(config: Config, kwargs: Mapping[str, object], dataset: Dataset, ses
     if config.model == "none":
         if dataset.kind != "features":
             raise UsageError(f"MODEL none with {dataset.kind} in {config.data}", "ready-made features", "name a model")
-        asked = any(value is not None for value in config.overrides().values())
-        if config.arch is not None or kwargs or config.untrained or asked:
-            raise UsageError("model or preprocessing flags with MODEL none", "none of them: nothing is encoded")
+        asked = any(value is not None for value in (*config.overrides().values(), config.arch, config.feature))
+        if asked or kwargs or config.untrained or config.normalize or config.tower or config.max_length is not None:
+            raise UsageError(
+                "model, feature or preprocessing flags with MODEL none", "none of them: nothing is encoded"
+            )
         if config.dtype == "bfloat16":
             raise UsageError("--dtype bfloat16 with MODEL none", "float32 or float16: nothing is computed")
         return None
     if dataset.kind == "features":
         raise UsageError(f"MODEL {config.model} with the ready-made features of {config.data}", "MODEL none")
-    if dataset.kind not in ("images", "captions"):
-        raise UsageError(f"MODEL {config.model} for {dataset.kind}", "images: text encoders are not in this version")
     return resolve(
         config.model,
         arch=config.arch,
@@ -102,7 +103,19 @@ def _resolve(config: Config, kwargs: Mapping[str, object], dataset: Dataset, ses
         seed=config.seed,
         overrides=config.overrides(),
         memo=session.memo,
+        feature=config.feature or "",
+        normalize=config.normalize,
+        tower=choose_tower(dataset, config.tower),
+        max_length=config.max_length,
     )
+
+
+def choose_tower(dataset: Dataset, asked: str | None) -> str:
+    """The tower that can read the data; empty for captions where none is asked for: whichever the model has."""
+    can = {"images": ("image",), "text": ("text",), "captions": ("image", "text")}[dataset.kind]
+    if asked and asked not in can:
+        raise UsageError(f"--tower {asked} for {dataset.kind}", f"the {can[0]} tower")
+    return asked or (can[0] if len(can) == 1 else "")
 
 
 def _origin(config: Config, kwargs: Mapping[str, object]) -> dict[str, object]:

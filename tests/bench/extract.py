@@ -23,9 +23,10 @@ from nmtool.artifact.stage import Session
 from nmtool.artifact.typed import read_features
 from nmtool.data.sources import open_dataset
 from nmtool.encoders.device import one_thread_each, thread_count
+from nmtool.encoders.encoder import ImageEncoder as Encoder
+from nmtool.encoders.encoder import load_image as load
 from nmtool.encoders.facts import parse_kwargs
 from nmtool.encoders.resolve import resolve
-from nmtool.encoders.timm import Encoder, load
 from nmtool.extract.config import Config
 from nmtool.extract.run import run
 from tests.bench import plain

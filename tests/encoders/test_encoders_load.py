@@ -21,9 +21,10 @@ from safetensors.torch import save, save_file
 from nmtool.artifact.memo import Memo
 from nmtool.encoders.checkpoints import read_safetensors
 from nmtool.encoders.device import choose_device, one_thread_each, thread_count
+from nmtool.encoders.encoder import ImageEncoder as Encoder
 from nmtool.encoders.resolve import resolve
 from nmtool.encoders.spec import Preprocessing
-from nmtool.encoders.timm import Encoder, Pixels, create, load
+from nmtool.encoders.timm import Pixels, create, load
 from nmtool.errors import DataError, UnavailableError, UsageError
 
 

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 from nmtool.artifact.memo import Memo
 from nmtool.encoders.facts import facts_of, parse_kwargs
-from nmtool.encoders.resolve import Resolved, resolve
+from nmtool.encoders.resolve import resolve
+from nmtool.encoders.resolved import Resolved
 from nmtool.encoders.spec import from_json
 from nmtool.encoders.timm import create, load
 from nmtool.errors import DataError, InputMissingError, NmtoolError, UnavailableError, UsageError
@@ -87,7 +88,7 @@ def test_one_bit_of_the_weights_is_another_encoder(weights: Path, tmp_path: Path
         ("timm:test_resnet", {"untrained": True, "overrides": {"crop_pct": 1.5}}, UsageError, "--crop-pct"),
         ("timm:test_resnet", {"untrained": True, "overrides": {"std": (0.0,)}}, UsageError, "--std"),
         ("timm:test_resnet", {"untrained": True, "overrides": {"interpolation": "magic"}}, UsageError, "bicubic"),
-        ("open_clip:ViT-B-32", {}, UsageError, "not in this version"),
+        ("openai:text-embedding-3-small", {}, UsageError, "not in this version"),
         ("resnet18", {}, InputMissingError, "timm:resnet18"),
         ("/nowhere/at/all.safetensors", {"arch": "resnet18"}, InputMissingError, "does not exist"),
         ("timm:resnet18", {}, UnavailableError, "--untrained"),
@@ -132,8 +133,8 @@ def test_weights_file_needs_arch_and_only_it(weights: Path) -> None:
         ask(weights, arch="test_resnet", untrained=True)
 
 
-@pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.bin", "w.ckpt"])
-def test_pickles_are_refused_by_name(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["w.pkl", "w.npz", "w.onnx", "weights"])
+def test_other_files_are_refused_by_name(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"\x80\x02}q\x00.")
     with pytest.raises(DataError, match="safetensors") as caught:

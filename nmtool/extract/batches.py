@@ -1,0 +1,103 @@
+"""What encoders of images and of texts share: the job, the clock, threads, and finished chunks with their marks."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from nmtool.errors import DataError
+from nmtool.extract.write import Chunk, SplitWriter, stored
+
+NOT_FINITE = "the encoder gave a feature that is not finite"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """How to encode.
+
+    Attributes:
+        dtype: float32, float16 (stored so) or bfloat16 (computed so).
+        on_error: fail or skip.
+        batch_size: samples a forward pass.
+        device: auto, cpu, cuda or cuda:N.
+        workers: decoding threads, 0: as many as there are cores.
+        model: the model as the user named it, for the summary.
+    """
+
+    dtype: str
+    on_error: str
+    batch_size: int
+    device: str
+    workers: int
+    model: str
+
+    @property
+    def stored_as(self) -> str:
+        """The type on disk."""
+        return "float16" if self.dtype == "float16" else "float32"
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds: decoding (or tokenizing) and encoding summed over threads; the main thread's wait for either."""
+
+    decode: float = 0.0
+    encode: float = 0.0
+    wait: float = 0.0
+
+
+def finished(
+    writer: SplitWriter, number: int, block: npt.NDArray[np.float32], marks: Mapping[int, str], job: Job
+) -> Chunk:
+    """A chunk ready to be written: rows that are marked or not finite become NaN.
+
+    Args:
+        writer, number: where it goes.
+        block: its features, float32 [rows, D]; changed in place.
+        marks: by row of the split why it has no feature.
+
+    Raises:
+        DataError: a marked row with ``on_error`` fail, or a value that does not fit the stored type.
+    """
+    index = writer.index
+    if marks and job.on_error == "fail":
+        row = min(marks)
+        raise DataError(
+            f"sample {index.ids[row]!r} of split {index.split} (row {row}) can't be read: {marks[row]}",
+            "",
+            "mend it, or --on-error skip keeps the row, marked",
+        )
+    first, last = writer.array.bounds(number)
+    strange = np.flatnonzero(~np.isfinite(block).all(axis=1)) + first
+    every = {int(row): NOT_FINITE for row in strange} | dict(marks)
+    block[[row - first for row in every]] = np.nan
+    where = f"rows {first} to {last - 1} of split {index.split}"
+    return Chunk(number=number, features=stored(block, job.stored_as, where), errors=every)
+
+
+@contextlib.contextmanager
+def pool_of(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that are told to drop what is not begun when their user stops."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="nmtool-extract")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def waited(future: Future[T], clock: Clock) -> T:
+    """The future's result; the wait is clocked."""
+    began = time.perf_counter()
+    try:
+        return future.result()
+    finally:
+        clock.wait += time.perf_counter() - began
