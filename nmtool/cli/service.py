@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nmtool.cli.export import export
 from nmtool.cli.listing import listing
 from nmtool.cli.predict import predict
 from nmtool.console import escape
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command("verify")(verify)
     app.command("why")(why)
     app.command("predict")(predict)
+    app.command("export")(export)
 
 
 def _say(text: str) -> None:

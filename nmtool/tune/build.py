@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,8 @@ from nmtool.artifact.format import canonical
 from nmtool.artifact.stage import Reporter, Session, Staging
 from nmtool.encoders.device import choose_device
 from nmtool.tune import outcome as outcomes_of
-from nmtool.tune import payload
+from nmtool.tune import payload, search
+from nmtool.tune.axes import axes
 from nmtool.tune.config import Config
 from nmtool.tune.heads import LinearHeads
 from nmtool.tune.inputs import Inputs
@@ -22,7 +24,7 @@ from nmtool.tune.material import Bench, Material
 from nmtool.tune.method import method_named
 from nmtool.tune.mlp import MlpHeads
 from nmtool.tune.outcome import Outcome
-from nmtool.tune.plan import Run, axes
+from nmtool.tune.plan import Run, candidates
 from nmtool.tune.stacks import slices, stacks
 
 # The manifest is capped at 1 MiB; the complete table is in results.parquet.
@@ -50,7 +52,10 @@ def build(
         spectra=config.spectra,
         keep_backbone=config.keep_backbone,
     )
+    runs, tried = _search(config, runs, material, bench) if config.search else (runs, [])
     done = _train(runs, material, bench)
+    found_by = search.notes_of(tried)
+    done = [replace(o, notes={**o.notes, **found_by.get(o.run.index, {})}) for o in done]
     _tell_differences(config, found.dim, report)
     _warn(done, material, report)
     first = found.train
@@ -61,12 +66,31 @@ def build(
         "split": first.split,
     }
     rows = payload.write(staging, done, material, facts, predictions=config.predictions)
-    return _summary(found, material, rows)
+    summary = _summary(found, material, rows)
+    if tried:
+        payload.write_search(staging, tried)
+        summary["search"] = search.summary_of(tried, config.search_holdout)
+    return summary
+
+
+def _search(
+    config: Config, runs: tuple[Run, ...], material: Material, bench: Bench
+) -> tuple[tuple[Run, ...], list[dict[str, Any]]]:
+    """The runs with the settings that their searches find, and every setting tried."""
+    search.check(runs, material)
+    tried = candidates(config, runs, material.X.shape[1])
+    results = search.run_all(tried, lambda every: _parts(every, material, bench), material, bench)
+    return search.settle(runs, tried, results, bench.report)
+
+
+def _parts(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[tuple[Run, ...]]:
+    """Which runs train together."""
+    return [part for stack in stacks(runs, material.overlays) for part in _cut(stack, material, bench)]
 
 
 def _train(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcome]:
     """All runs, stack by stack; finished stacks of a killed run are read, not trained again."""
-    parts = [part for stack in stacks(runs, material.overlays) for part in _cut(stack, material, bench)]
+    parts = _parts(runs, material, bench)
     total = sum(_epochs(run) for run in runs)
     done: list[Outcome] = []
     with bench.report.progress(total, "training heads, epochs") as advance:
@@ -88,6 +112,8 @@ def _epochs(run: Run) -> int:
 
 
 def _cut(stack: tuple[Run, ...], material: Material, bench: Bench) -> list[tuple[Run, ...]]:
+    if stack[0].neighbours is not None:  # nothing is trained, and together they look for neighbours once
+        return [stack]
     model = MlpHeads if stack[0].shape is not None else LinearHeads
     cost = partial(model.bytes_per_head, dim=material.X.shape[1], classes=len(material.classes))
     return slices(stack, cost, bench.device.type)
@@ -104,6 +130,8 @@ def _warn(done: Sequence[Outcome], material: Material, report: Reporter) -> None
     stuck, blind = [], []
     for o in done:
         n, chance, accuracy = (o.notes[k] for k in ("n_train", "chance", "train_accuracy"))
+        if accuracy is None:  # knn
+            continue
         if accuracy <= chance + 3 * np.sqrt(chance * (1 - chance) / n):
             stuck.append(o)
         elif o.scores[0].never_predicted >= 0.5:

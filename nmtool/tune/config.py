@@ -16,6 +16,8 @@ CLEANSE = ("none", "once", "each")
 BATCH_NORM = ("frozen", "train")
 AUGMENT = ("none", "weak")
 OPTIMIZERS = ("adamw", "sgd")
+SOLVERS = ("adamw", "lbfgs")
+KNN_WEIGHTS = ("distance", "uniform")
 
 _BY = "; unset: by method and preset"
 
@@ -25,7 +27,7 @@ class Config:
     """Settings of ``nmtool tune``. A list is a product: every combination that a method can tell apart is one run."""
 
     features: str = setting(doc="features artifact to train on (FEATURES[:SPLIT])", key=False, operand=True)
-    method: tuple[str, ...] = setting(("lp",), doc="methods, comma-separated: lp, mlp, nmtune, turn", key=True)
+    method: tuple[str, ...] = setting(("lp",), doc="methods, comma-separated: lp, mlp, nmtune, knn, turn", key=True)
     loss: tuple[str, ...] = setting(("ce",), doc="loss of lp, mlp and nmtune", key=True, choices=LOSSES)
     train: str = setting("", doc="training split; unset: train", key=False)
     test: str = setting("", doc="in-domain evaluation split; unset: test, else val, validation", key=False)
@@ -45,6 +47,14 @@ class Config:
     seeds: tuple[int, ...] | None = setting(None, doc="seeds, one run each; unset: --seed", key=True)
     seed: int = setting(0, doc="seed where --seeds is not given", key=True)
     preset: str = setting("paper", doc="where unset numbers come from", key=True, choices=PRESETS)
+    search: bool = setting(
+        False,
+        doc="lp, mlp, nmtune: find learning rate and decay (lbfgs: C) on held-out training rows; lists are its grid",
+        key=True,
+    )
+    search_holdout: float = setting(
+        defaults.SEARCH_HOLDOUT, doc="share of each class's training rows that a search holds out", key=True
+    )
     epochs: tuple[int, ...] | None = setting(None, doc="epochs of lp, mlp and nmtune" + _BY, key=True)
     batch_size: tuple[int, ...] = setting((defaults.BATCH_SIZE,), doc="rows a step, for training on features", key=True)
     lr: tuple[float, ...] | None = setting(None, doc="learning rate of lp, mlp and nmtune" + _BY, key=True)
@@ -56,6 +66,20 @@ class Config:
         None, doc="scaling of features, learned on the training rows only" + _BY, key=True, choices=SCALES
     )
     q: tuple[float, ...] = setting((defaults.Q,), doc="power of the GCE loss, in (0, 1]", key=True)
+    solver: tuple[str, ...] = setting(
+        ("adamw",), doc="lp: AdamW, or logistic regression solved by L-BFGS (scikit-learn's)", key=True, choices=SOLVERS
+    )
+    C: tuple[float, ...] | None = setting(
+        None, doc="lp by lbfgs: inverse of the L2 penalty, as scikit-learn's C; unset: 1", key=True
+    )
+    max_iter: int = setting(defaults.MAX_ITER, doc="lp by lbfgs: most iterations", key=True)
+    k: tuple[int, ...] = setting((defaults.K,), doc="knn: number of neighbours", key=True)
+    knn_weights: tuple[str, ...] = setting(
+        (defaults.KNN_WEIGHTS,), doc="knn: votes weighed by similarity, or all alike", key=True, choices=KNN_WEIGHTS
+    )
+    temperature: float = setting(
+        defaults.TEMPERATURE, doc="knn: a vote weighs exp(cosine / temperature) under distance", key=True
+    )
     weight_mse: tuple[float, ...] | None = setting(None, doc="nmtune: weight of the consistency term" + _BY, key=True)
     weight_cov: tuple[float, ...] | None = setting(None, doc="nmtune: weight of the covariance term" + _BY, key=True)
     weight_svd: tuple[float, ...] | None = setting(

@@ -23,6 +23,12 @@ PROBE_LOSS = "gce"     # TURN 4.1.1
 CLEANSE = "each"       # TURN 4.1.2: every epoch of fine-tuning
 FFT_LOSS = "ce"        # ours: the paper does not say
 FFT_OPTIMIZER = "adamw"  # TURN Table 8, four of six backbones
+K = 20                 # DINO (Caron et al. 2021), section 3.2: best for most of their runs
+KNN_WEIGHTS = "distance"  # as above, after Wu et al. 2018: a vote weighs exp(cosine / temperature)
+TEMPERATURE = 0.07     # as above
+C = 1.0                # scikit-learn's LogisticRegression
+MAX_ITER = 1000        # CLIP (Radford et al. 2021), A.3: "a maximum of 1,000 iterations"
+SEARCH_HOLDOUT = 0.2   # ours: five folds' first
 AUGMENT = "none"       # ours: the paper names augmentation for its rivals alone
 
 # Under GCE, by our own measurement: last-epoch accuracy at 60 % symmetric noise / at none.
@@ -92,6 +98,19 @@ _NMTUNE_RELEASED: Mapping[str, object] = {
     "svd_topk": 5,         # authors' src/models/nml_tune.py: mean of the five largest
     "mse_reduce": "elem",  # as above: nn.MSELoss
 }
+# What --search tries where no list is given.
+_GRIDS: Mapping[str, tuple[float, ...]] = {
+    # DINOv2 (Oquab et al. 2023), its linear evaluation's 13 rates. Both papers' rates for a probe are among them, and
+    # the best of our own measurements above.
+    "lp lr": (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1),
+    # ours: none (NMTune), the released 1e-4, and what is seen on either side of it; AdamW's own default is the largest
+    "lp weight_decay": (0.0, 1e-5, 1e-4, 1e-2),
+    # ours: a decade to either side of the paper's 1e-3: such a head costs some hundred times a probe's
+    "mlp lr": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    "mlp weight_decay": (0.0, 1e-4, 1e-2),
+    # ours: nine of the decades that CLIP (A.3) looks through, 1e-6 to 1e6; beyond 1e3 L-BFGS hardly converges
+    "lp C": (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0),
+}
 # fmt: on
 
 _METHODS: Mapping[str, Mapping[str, Mapping[str, object]]] = MappingProxyType(
@@ -114,7 +133,7 @@ def default(method: str, loss: str, preset: str, name: str, dim: int) -> object:
     """The number for a setting left unset; KeyError where the method has no such setting.
 
     Args:
-        method: lp, mlp, nmtune or turn.
+        method: lp, mlp, nmtune, turn or knn.
         loss: ce or gce; no paper gives settings for NMTune's methods under gce, so those are ours.
         preset: paper or released.
         name: the setting.
@@ -122,7 +141,16 @@ def default(method: str, loss: str, preset: str, name: str, dim: int) -> object:
     """
     if name == "probe_lr" or (method == "lp" and loss == "gce" and name == "lr"):
         return robust_lr(dim)
+    if method == "knn":
+        return {"scale": "none"}[name]  # cosine: rows are scaled to unit length anyway
     if loss == "gce" and (name == "scale" or (method == "lp" and name in _GCE)):
         # Raw features collapse MLPs under GCE, too (PACS photo, 40 % noise, lr 1e-3: .143, chance; unit rows .759).
         return _GCE[name]
+    if name == "C":
+        return C
     return _METHODS[preset][method][name]
+
+
+def grid(method: str, name: str) -> tuple[float, ...]:
+    """The values of a setting that ``--search`` tries where no list is given."""
+    return _GRIDS[f"{'lp' if method == 'lp' else 'mlp'} {name}"]

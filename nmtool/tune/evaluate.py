@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from nmtool.numerics.singular import (
 from nmtool.records import Int
 from nmtool.tune.material import Bench, Target
 from nmtool.tune.outcome import Array, Scores
+from nmtool.tune.scale import Scaling
 
 if TYPE_CHECKING:
     from nmtool.tune.feed import Feed
@@ -37,16 +39,25 @@ def blocks(n: int, bytes_per_row: int) -> list[slice]:
 
 
 @torch.no_grad()
-def predict(heads: LinearHeads, feed: Feed, X: Tensor) -> tuple[Array, Array]:
-    """Predicted classes int32 [K, n] and their probabilities float32 [K, n]."""
-    classes = heads.parameters["classifier.bias"].shape[-1]
+def logits(head: LinearHeads, scaling: Scaling, X: Tensor) -> Iterator[Tensor]:
+    """Logits [b, C] of one head, block by block of rows.
+
+    A head is asked alone, so that its numbers do not depend on the stack that it was trained in.
+    """
+    classes = head.parameters["classifier.bias"].shape[-1]
+    for rows in blocks(len(X), 4 * (head.row_width + 2 * classes)):
+        yield head.classify(head.transform(scaling(X[rows])[None], training=False))[0]
+
+
+@torch.no_grad()
+def predict(head: LinearHeads, scaling: Scaling, X: Tensor) -> tuple[Array, Array]:
+    """Classes int32 [n] that one head predicts, and their probabilities float32 [n]."""
     predicted, confidence = [], []
-    for rows in blocks(len(X), 4 * heads.heads * (heads.row_width + 2 * classes)):
-        logits = heads.classify(heads.transform(feed.scaled(X[rows]), training=False))
-        top = logits.softmax(-1).max(-1)
+    for block in logits(head, scaling, X):
+        top = block.softmax(-1).max(-1)
         predicted.append(top.indices.to(torch.int32).cpu().numpy())
         confidence.append(top.values.cpu().numpy())
-    return np.concatenate(predicted, axis=1), np.concatenate(confidence, axis=1)
+    return np.concatenate(predicted), np.concatenate(confidence)
 
 
 @torch.no_grad()
@@ -58,6 +69,18 @@ def correct(heads: LinearHeads, feed: Feed, X: Tensor, y: Tensor) -> list[float]
         logits = heads.classify(heads.transform(feed.scaled(X[rows]), training=False))
         hits += (logits.argmax(-1) == y[rows]).sum(-1)
     return [float(h) / len(X) for h in hits.double().cpu()]
+
+
+@torch.no_grad()
+def held_out(heads: LinearHeads, feed: Feed) -> list[float]:
+    """Accuracy of each head on the rows that its search holds out, by the labels that are trained on."""
+    rows = feed.held
+    hits = torch.zeros(heads.heads, device=rows.device)
+    classes = heads.parameters["classifier.bias"].shape[-1]
+    for part in blocks(rows.shape[1], 4 * heads.heads * (heads.row_width + classes)):
+        x, y = feed.batch(rows[:, part])
+        hits += (heads.classify(heads.transform(x, training=False)).argmax(-1) == y).sum(-1)
+    return [float(h) / rows.shape[1] for h in hits.double().cpu()]
 
 
 def scores_of(
@@ -93,6 +116,11 @@ def scores_of(
     )
 
 
+def with_best(scores: Scores, accuracy: float, epoch: int) -> Scores:
+    """The same scores with those of the epoch best on this very split: an oracle."""
+    return replace(scores, best_accuracy=accuracy, best_epoch=epoch)
+
+
 def spectrum_of(Z: Array) -> tuple[float, float] | None:
     """SVE and LSVR (NMTune Eq. 1, 2) of Z [n, D], raw; None where Z is all zero."""
     if not np.any(Z):
@@ -108,9 +136,37 @@ def spectrum_of(Z: Array) -> tuple[float, float] | None:
     return singular_value_entropy(sigma), largest_singular_value_ratio(sigma)
 
 
+class Spaces(Protocol):
+    """K transformed spaces; a stack of heads is one.
+
+    Attributes:
+        heads: K.
+        transforms: whether Z is anything but the scaled features.
+        row_width: numbers that one row takes on its way.
+    """
+
+    @property
+    def heads(self) -> int:
+        """See above."""
+
+    @property
+    def transforms(self) -> bool:
+        """See above."""
+
+    @property
+    def row_width(self) -> int:
+        """See above."""
+
+    def one(self, k: int) -> Spaces:
+        """Space k alone."""
+
+    def transform(self, x: Tensor, *, training: bool) -> Tensor:
+        """Z [K, B, D] of features."""
+
+
 @torch.no_grad()
 def spectra(
-    heads: LinearHeads, feed: Feed, targets: Sequence[Target], bench: Bench
+    heads: Spaces, feed: Feed, targets: Sequence[Target], bench: Bench
 ) -> list[list[tuple[float, float] | None]]:
     """SVE and LSVR of what enters each head's classifier, [split][head]; shared spaces are decomposed once."""
     found: list[list[tuple[float, float] | None]] = []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -29,13 +31,19 @@ class Feed:
 
     def __init__(self, runs: Sequence[Run], material: Material, bench: Bench) -> None:
         self._X, self._device = material.X, bench.device
-        keys = [(r.seed, r.fraction, r.labels, r.nested) for r in runs]
+        keys = [(r.seed, r.fraction, r.labels, r.nested, r.holdout) for r in runs]
         distinct = list(dict.fromkeys(keys))
         self.view = [distinct.index(key) for key in keys]
         self._seeds = [key[0] for key in distinct]
-        self._rows = [
-            subset.share(material.overlays[labels].y, seed, share, nested) for seed, share, labels, nested in distinct
-        ]
+        self._rows: list[Int] = []
+        self._held: list[Int] = []
+        for seed, share, labels, nested, holdout in distinct:
+            y = material.overlays[labels].y
+            rows = subset.share(y, seed, share, nested)
+            if holdout:
+                rows, held = subset.hold_out(y, rows, seed, holdout)
+                self._held.append(held)
+            self._rows.append(rows)
         self.n = len(self._rows[0])
         self.y = bench.tensor(np.stack([o.y for o in material.overlays]))
         self._overlay = torch.tensor([r.labels for r in runs], device=bench.device)[:, None]
@@ -48,6 +56,18 @@ class Feed:
     def rows_of(self, head: int) -> Int:
         """int64 [n] sorted training rows of one head."""
         return self._rows[self.view[head]]
+
+    def scaling_of(self, head: int) -> dict[str, npt.NDArray[Any]]:
+        """The tensors of a head's scaling, by their names in a heads artifact; none where nothing is learned."""
+        scaling = self.scalings[self.view[head]]
+        if scaling.mean is None or scaling.std is None:
+            return {}
+        return {"scale.mean": scaling.mean.cpu().numpy(), "scale.std": scaling.std.cpu().numpy()}
+
+    @property
+    def held(self) -> Tensor:
+        """int64 [U, h]: the rows that a search holds out."""
+        return torch.from_numpy(np.stack(self._held)).to(self._device)
 
     def order(self, epoch: int) -> Tensor:
         """int64 [U, n]: the rows of an epoch in their order."""

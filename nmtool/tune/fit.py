@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -59,21 +59,6 @@ class Trained:
     epochs: list[list[dict[str, Any]]]
 
 
-def train(
-    model: type[LinearHeads],
-    runs: tuple[Run, ...],
-    material: Material,
-    bench: Bench,
-    terms: Terms | None = None,
-) -> list[Outcome]:
-    """Train a stack and judge it on every split.
-
-    Raises:
-        DivergedError: a loss is not finite; names the term, the epoch, the step and the head.
-    """
-    return judge(runs, fit(model, runs, material, bench, terms), material, bench)
-
-
 def fit(
     model: type[LinearHeads],
     runs: tuple[Run, ...],
@@ -85,7 +70,11 @@ def fit(
 ) -> Trained:
     """Train a stack; a checkpoint at the end of an epoch now and then, from which a killed run goes on.
 
-    With ``keep_last`` there is one after the last epoch, too, for methods that go on from here.
+    With ``keep_last`` there is one after the last epoch, too, for methods that go on from here. Runs that hold rows out
+    are candidates of a search: the test split is not looked at, and a head that diverges is left to its fate.
+
+    Raises:
+        DivergedError: a loss is not finite; names the term, the epoch, the step and the head.
     """
     probe = runs[0].probe
     feed = Feed(runs, material, bench)
@@ -97,19 +86,21 @@ def fit(
     name = f"stack-{which}.safetensors"
     epochs = _restore(bench.kept(name), heads, adamw) or [[] for _ in runs]
     bench.advance(len(runs) * len(epochs[0]))
+    candidates = runs[0].holdout > 0
     target = material.targets[0]
     truth = bench.tensor(target.y)
     last = time.monotonic()
     for epoch in range(len(epochs[0]), probe.epochs):
         rows = _epoch(heads, adamw, feed, terms, runs, epoch)
-        accuracies = evaluate.correct(heads, feed, target.X, truth)
-        for history, row, accuracy in zip(epochs, rows, accuracies, strict=True):
-            history.append({**row, "accuracy": accuracy})
+        accuracies = None if candidates else evaluate.correct(heads, feed, target.X, truth)
+        for k, row in enumerate(rows):
+            epochs[k].append({**row, "accuracy": accuracies[k]} if accuracies else row)
         bench.advance(len(runs))
         if time.monotonic() - last > CHECKPOINT_S and epoch + 1 < probe.epochs:
             bench.keep(name, _state(heads, adamw, epochs))
             last = time.monotonic()
-    _check_parameters(heads, runs)
+    if not candidates:
+        _check_parameters(heads, runs)
     if keep_last and adamw.stepped:
         bench.keep(name, _state(heads, adamw, epochs))
     return Trained(heads=heads, feed=feed, epochs=epochs)
@@ -147,7 +138,10 @@ def _epoch(
         history.append(torch.stack([p.detach() for p in parts.values()]))
         hits += (logits.detach().argmax(-1) == y).sum(-1)
     values = torch.stack(history).cpu()
-    _check_losses(values, names, runs, epoch)
+    if runs[0].holdout:
+        values = values.nan_to_num(0.0, 0.0, 0.0)  # told by the search; a checkpoint's JSON knows no NaN
+    else:
+        _check_losses(values, names, runs, epoch)
     sizes = torch.tensor([min(size, feed.n - s) for s in range(0, feed.n, size)], dtype=torch.float64)
     means = (values.double() * sizes[:, None, None]).sum(0) / feed.n
     accuracy = hits.double().cpu() / feed.n
@@ -209,7 +203,12 @@ def _restore(data: bytes | None, heads: LinearHeads, adamw: StackAdamW) -> list[
 def judge(runs: tuple[Run, ...], trained: Trained, material: Material, bench: Bench) -> list[Outcome]:
     """Every head of a trained stack on every split, after the last epoch."""
     heads, feed = trained.heads, trained.feed
-    found = [evaluate.predict(heads, feed, t.X) for t in material.targets]
+    alone = [heads.one(k) for k in range(heads.heads)]
+    scalings = [feed.scalings[view] for view in feed.view]
+    found = [
+        [evaluate.predict(head, scaling, t.X) for head, scaling in zip(alone, scalings, strict=True)]
+        for t in material.targets
+    ]
     spectra = evaluate.spectra(heads, feed, material.targets, bench) if bench.spectra else None
     outcomes = []
     for k, run in enumerate(runs):
@@ -218,8 +217,7 @@ def judge(runs: tuple[Run, ...], trained: Trained, material: Material, bench: Be
         history = trained.epochs[k]
         scores = [
             evaluate.scores_of(
-                found[i][0][k],
-                found[i][1][k],
+                *found[i][k],
                 t.y,
                 target=i,
                 trained=trained_classes,
@@ -227,8 +225,13 @@ def judge(runs: tuple[Run, ...], trained: Trained, material: Material, bench: Be
             )
             for i, t in enumerate(material.targets)
         ]
+        # The same rows asked in a stack may round to another side of a tie.
+        history[-1]["accuracy"] = scores[0].accuracy
         best = max(range(len(history)), key=lambda e: (history[e]["accuracy"], -e))
-        scores[0] = replace(scores[0], best_accuracy=history[best]["accuracy"], best_epoch=best + 1)
+        scores[0] = evaluate.with_best(scores[0], history[best]["accuracy"], best + 1)
+        solved: dict[str, Any] = {
+            name: history[-1][name] for name in ("iterations", "converged") if name in history[-1]
+        }
         outcomes.append(
             Outcome(
                 run=run,
@@ -239,6 +242,7 @@ def judge(runs: tuple[Run, ...], trained: Trained, material: Material, bench: Be
                     "n_train": feed.n,
                     "train_accuracy": history[-1]["train_accuracy"],
                     "chance": float(counts.max() / counts.sum()),
+                    **solved,
                 },
                 cleansing={},
             )
@@ -248,8 +252,4 @@ def judge(runs: tuple[Run, ...], trained: Trained, material: Material, bench: Be
 
 def _export(heads: LinearHeads, feed: Feed, k: int) -> dict[str, Any]:
     """A head and its scaling as numpy arrays."""
-    tensors = {name: t.cpu().numpy() for name, t in heads.export(k).items()}
-    scaling = feed.scalings[feed.view[k]]
-    if scaling.mean is not None and scaling.std is not None:
-        tensors |= {"scale.mean": scaling.mean.cpu().numpy(), "scale.std": scaling.std.cpu().numpy()}
-    return tensors
+    return {name: t.cpu().numpy() for name, t in heads.export(k).items()} | feed.scaling_of(k)

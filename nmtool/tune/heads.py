@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import torch
@@ -75,3 +75,12 @@ class LinearHeads:
         """Head k as PyTorch's layers hold it: ``NAME.weight`` [out, in], ``NAME.bias`` [out], other vectors flat."""
         tensors = {name: p.detach()[k] for name, p in {**self.parameters, **self.buffers}.items()}
         return {name: (t.T if name.endswith(".weight") else t.flatten()).contiguous() for name, t in tensors.items()}
+
+    def restore(self, k: int, tensors: Mapping[str, Tensor]) -> None:
+        """Make head k the one that ``export`` gave; raises ``KeyError`` or ``ValueError`` where it does not fit."""
+        with torch.no_grad():
+            for name, mine in {**self.parameters, **self.buffers}.items():
+                given = tensors[name].T if name.endswith(".weight") else tensors[name]
+                if given.numel() != mine[k].numel() or given.shape[-1] != mine.shape[-1]:
+                    raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}")
+                mine[k] = given.reshape(mine[k].shape)

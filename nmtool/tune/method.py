@@ -7,11 +7,12 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nmtool.errors import UsageError
 
 if TYPE_CHECKING:
+    from nmtool.tune.fit import Trained
     from nmtool.tune.material import Bench, Material
     from nmtool.tune.outcome import Outcome
     from nmtool.tune.plan import Run
@@ -28,6 +29,16 @@ class Tune(Protocol):
         """Train ``runs`` on ``material``; checkpoints and news go through ``bench``."""
 
 
+class Fit(Protocol):
+    """The first half of a ``Tune``: train a stack, judge nothing.
+
+    Runs that hold rows out are trained on the others; one that diverges is left with numbers that are not finite.
+    """
+
+    def __call__(self, runs: tuple[Run, ...], material: Material, bench: Bench) -> Trained:
+        """Train ``runs`` on ``material``."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
     """One method.
@@ -37,29 +48,59 @@ class Method:
         needs: of ``features``, ``images``, ``backbone``: lets the command line refuse early.
         function: ``module:name`` of a ``Tune``, resolved on use.
         doc: one line.
+        fit: ``module:name`` of a ``Fit``, for methods that ``--search`` can search; else empty.
     """
 
     name: str
     needs: frozenset[str]
     function: str
     doc: str
+    fit: str = ""
 
     def resolve(self) -> Tune:
         """The function itself; imports what the method needs."""
-        module, _, name = self.function.partition(":")
-        function: Tune = getattr(importlib.import_module(module), name)
+        function: Tune = _import(self.function)
         return function
+
+    def resolve_fit(self) -> Fit:
+        """As ``resolve``, for ``fit``."""
+        function: Fit = _import(self.fit)
+        return function
+
+
+def _import(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 _FEATURES = frozenset({"features"})
 _TABLE = (
-    Method(name="lp", needs=_FEATURES, function="nmtool.tune.lp:tune", doc="linear probe"),
-    Method(name="mlp", needs=_FEATURES, function="nmtool.tune.mlp:tune", doc="a small network, then a linear probe"),
+    Method(
+        name="lp",
+        needs=_FEATURES,
+        function="nmtool.tune.lp:tune",
+        fit="nmtool.tune.lp:fit",
+        doc="linear probe",
+    ),
+    Method(
+        name="mlp",
+        needs=_FEATURES,
+        function="nmtool.tune.mlp:tune",
+        fit="nmtool.tune.mlp:fit",
+        doc="a small network, then a linear probe",
+    ),
     Method(
         name="nmtune",
         needs=_FEATURES,
         function="nmtool.tune.nmtune:tune",
+        fit="nmtool.tune.nmtune:fit",
         doc="mlp with NMTune's three regularisers (paper 1, Eq. 6)",
+    ),
+    Method(
+        name="knn",
+        needs=_FEATURES,
+        function="nmtool.tune.knn:tune",
+        doc="votes of the k nearest training rows by cosine; nothing is trained",
     ),
     Method(
         name="turn",

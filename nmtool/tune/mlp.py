@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nmtool.tune import fit
+from nmtool.tune.fit import Trained, judge
+from nmtool.tune.fit import fit as fit_stack
 from nmtool.tune.heads import LinearHeads, uniform
 from nmtool.tune.material import Bench, Material
 from nmtool.tune.outcome import Outcome
@@ -98,6 +99,11 @@ class MlpHeads(LinearHeads):
         ]
 
 
-def tune(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcome]:
+def fit(runs: tuple[Run, ...], material: Material, bench: Bench) -> Trained:
     """Train MLPs with their classifiers as one stack."""
-    return fit.train(MlpHeads, runs, material, bench)
+    return fit_stack(MlpHeads, runs, material, bench)
+
+
+def tune(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcome]:
+    """Train MLPs with their classifiers as one stack, and judge them on every split."""
+    return judge(runs, fit(runs, material, bench), material, bench)

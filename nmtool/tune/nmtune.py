@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from nmtool.numerics import losses
-from nmtool.tune import fit
+from nmtool.tune.fit import Trained, judge
+from nmtool.tune.fit import fit as fit_stack
 from nmtool.tune.material import Bench, Material
 from nmtool.tune.mlp import MlpHeads
 from nmtool.tune.outcome import Outcome
@@ -41,6 +42,11 @@ class Regularisers:
         return terms
 
 
-def tune(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcome]:
+def fit(runs: tuple[Run, ...], material: Material, bench: Bench) -> Trained:
     """Train NMTune heads as one stack."""
-    return fit.train(MlpHeads, runs, material, bench, Regularisers(runs, bench.device))
+    return fit_stack(MlpHeads, runs, material, bench, Regularisers(runs, bench.device))
+
+
+def tune(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcome]:
+    """Train NMTune heads as one stack, and judge them on every split."""
+    return judge(runs, fit(runs, material, bench), material, bench)

@@ -15,7 +15,7 @@ from nmtool.tune.material import Material
 from nmtool.tune.outcome import Outcome, Scores
 
 RESULTS, HEADS, LOG = "results.parquet", "heads.safetensors", "log.jsonl"
-PREDICTIONS, CLEANSING = "predictions.parquet", "cleansing.parquet"
+PREDICTIONS, CLEANSING, SEARCH = "predictions.parquet", "cleansing.parquet", "search.parquet"
 # Tensors of a run that are no part of its head: a fine-tuned backbone has a file of its own.
 BACKBONE = "backbone."
 
@@ -84,6 +84,11 @@ def write(
         if backbone:
             staging.write(f"backbones/{run_name(o.run.index)}.safetensors", save_tensors(backbone))
     return rows
+
+
+def write_search(staging: Staging, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A row a run and setting tried, with its held-out accuracy (null where it diverged)."""
+    staging.write(SEARCH, parquet_bytes(_columns(rows)))
 
 
 def heads_bytes(outcomes: Sequence[Outcome], classes: Sequence[str], facts: Mapping[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""From settings to runs: which numbers each method uses, and the product of the lists that were asked.
+"""From settings to runs: the product of the lists that were asked, and under ``--search`` the candidates of each run.
 
 A run is one head with one seed, one share of the training rows and one set of labels. Nothing is read or trained here.
 """
@@ -7,41 +7,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from nmtool.errors import UsageError
+from nmtool.tune.axes import LBFGS, NEIGHBOURS, PROBE, SEARCHED, SHAPE, TERMS, TURN, axes, once
 from nmtool.tune.config import Config
-from nmtool.tune.defaults import default
-from nmtool.tune.method import method_named
-
-_PROBE = ("loss", "epochs", "batch_size", "lr", "weight_decay", "schedule", "scale", "q")
-_SHAPE = ("width", "layers", "activation", "batch_norm", "residual")
-_TERMS = ("weight_mse", "weight_cov", "weight_svd", "svd_topk", "mse_reduce")
-_TURN = (
-    "tau",
-    "cleanse",
-    "fft_epochs",
-    "fft_lr",
-    "fft_weight_decay",
-    "fft_batch_size",
-    "fft_optimizer",
-    "fft_loss",
-    "fft_batch_norm",
-    "augment",
-)
-_TURN_PROBE = ("probe_loss", "probe_epochs", "batch_size", "probe_lr", "probe_weight_decay", "schedule", "scale", "q")
-AXES: Mapping[str, tuple[str, ...]] = {
-    "lp": _PROBE,
-    "mlp": _PROBE + _SHAPE,
-    "nmtune": _PROBE + _SHAPE + _TERMS,
-    "turn": _TURN_PROBE + _TURN,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """How a head is trained on features. AdamW (0.9, 0.999, 1e-8), decoupled decay on every parameter."""
+    """How a head is trained on features. AdamW (0.9, 0.999, 1e-8), decoupled decay on every parameter.
+
+    What takes no steps (L-BFGS, k nearest neighbours) has one epoch, and zeros for what it has not.
+    """
 
     loss: str
     epochs: int
@@ -76,6 +55,23 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Logistic:
+    """Logistic regression by L-BFGS: scikit-learn's ``C`` (inverse of the L2 penalty), and its most iterations."""
+
+    C: float
+    max_iter: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbours:
+    """k nearest neighbours by cosine: how many, and how they are weighed (``temperature``: see ``knn``)."""
+
+    k: int
+    knn_weights: str
+    temperature: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finetune:
     """TURN's second step (TURN 4.1.2)."""
 
@@ -104,6 +100,9 @@ class Run:
         labels: which labels artifact, counted from 0; 0 too where none is given.
         probe: how it trains on features.
         shape, terms, finetune: what ``mlp``, ``nmtune`` and ``turn`` add; else None.
+        logistic, neighbours: what ``lp --solver lbfgs`` and ``knn`` have instead of steps; else None.
+        searched: the share that ``--search`` held out to find its rate and decay, or its C; 0: they were given.
+        holdout: a candidate of a search: the share of its training rows that it is not trained but judged on.
     """
 
     index: int
@@ -116,18 +115,38 @@ class Run:
     terms: Terms | None = None
     finetune: Finetune | None = None
     nested: bool = True
+    logistic: Logistic | None = None
+    neighbours: Neighbours | None = None
+    searched: float = 0.0
+    holdout: float = 0.0
+
+    @property
+    def solver(self) -> str:
+        """``lbfgs``; '' for AdamW and where nothing is solved."""
+        return "lbfgs" if self.logistic is not None else ""
+
+    def found(self) -> dict[str, Any]:
+        """The settings that a search looks for, and their values here."""
+        return {name: getattr(self.logistic or self.probe, name) for name in SEARCHED[self.solver]}
+
+    def at(self, values: Mapping[str, Any]) -> Run:
+        """The same run with other values of what a search looks for."""
+        if self.logistic is not None:
+            return replace(self, logistic=replace(self.logistic, **values))
+        return replace(self, probe=replace(self.probe, **values))
 
     def stack_key(self) -> tuple[object, ...]:
         """Runs with equal keys, and equally many training rows, can train as one stack."""
         p, t = self.probe, self.terms
         terms = None if t is None else (t.svd_topk, t.mse_reduce)
-        return (self.method, p.loss, p.epochs, p.batch_size, p.schedule, p.scale, p.q, self.shape, terms)
+        probe = (p.loss, p.epochs, p.batch_size, p.schedule, p.scale, p.q)
+        return (self.method, self.solver, *probe, self.shape, terms, self.holdout)
 
     def columns(self) -> dict[str, Any]:
         """Every setting of the run by name, None where its method has no such thing; for tables."""
         p, f = self.probe, self.finetune
         row: dict[str, Any] = {"method": self.method, "seed": self.seed, "fraction": self.fraction}
-        row |= {k: getattr(p, k) for k in _PROBE}
+        row |= {k: getattr(p, k) for k in PROBE}
         if f is not None:
             row |= {"loss": f.loss, "epochs": f.epochs, "lr": f.lr, "weight_decay": f.weight_decay}
             row |= {"batch_size": f.batch_size, "schedule": "constant"}
@@ -135,20 +154,35 @@ class Run:
         row |= {f"probe_{k}": v if f is not None else None for k, v in probe.items()}
         row |= {k: getattr(f, k, None) for k in ("tau", "cleanse", "augment", "optimizer")}
         row["fft_batch_norm"] = f.batch_norm if f is not None else None
-        row |= {k: getattr(self.shape, k, None) for k in _SHAPE}
-        row |= {k: getattr(self.terms, k, None) for k in _TERMS}
+        row |= {k: getattr(self.shape, k, None) for k in SHAPE}
+        row |= {k: getattr(self.terms, k, None) for k in TERMS}
         row["optimizer"] = row["optimizer"] or "adamw"
+        if self.logistic is not None or self.neighbours is not None:
+            row |= {k: None for k in PROBE if k not in ("loss", "scale")}
+            row["optimizer"] = "lbfgs" if self.logistic is not None else None
+            row |= _plain(self.logistic or self.neighbours)
+        if self.searched:
+            # Apart from what was asked: runs that differ only in what their searches found are one line of a report.
+            row |= {"search_holdout": self.searched} | {f"found_{k}": v for k, v in self.found().items()}
+            row |= dict.fromkeys(self.found())
         return row
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, nested, as plain JSON."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        """All of it, nested, as plain JSON; what came later and is not used is left out."""
+        late = ("logistic", "neighbours", "searched", "holdout")
+        body = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        return {k: v for k, v in body.items() if v or k not in late}
 
     def words(self) -> str:
         """The run in a few words, for messages."""
-        p = self.probe
-        text = f"{self.method}, {p.loss}, seed {self.seed}, lr {p.lr:g}, decay {p.weight_decay:g}"
-        return text + (f", fraction {self.fraction:g}" if self.fraction != 1 else "")
+        p, nearest = self.probe, self.neighbours
+        if nearest is not None:
+            what = f"k {nearest.k}, {nearest.knn_weights}, seed {self.seed}"
+        elif self.logistic is not None:
+            what = f"lbfgs, seed {self.seed}, C {self.logistic.C:g}"
+        else:
+            what = f"{p.loss}, seed {self.seed}, lr {p.lr:g}, decay {p.weight_decay:g}"
+        return f"{self.method}, {what}" + (f", fraction {self.fraction:g}" if self.fraction != 1 else "")
 
 
 def _plain(value: Any) -> Any:
@@ -159,33 +193,20 @@ def _plain(value: Any) -> Any:
 
 def from_json(body: Mapping[str, Any]) -> Run:
     """The run that ``to_json`` wrote."""
-    parts: dict[str, Any] = {"probe": Probe, "shape": Shape, "terms": Terms, "finetune": Finetune}
+    parts: dict[str, Any] = {
+        "probe": Probe,
+        "shape": Shape,
+        "terms": Terms,
+        "finetune": Finetune,
+        "logistic": Logistic,
+        "neighbours": Neighbours,
+    }
     return Run(**{k: parts[k](**v) if k in parts and v is not None else v for k, v in body.items()})
-
-
-def axes(config: Config, dim: int) -> dict[str, dict[str, list[Any]]]:
-    """The values of every setting in use, unset ones filled in, by ``METHOD/LOSS``: this is what the key holds.
-
-    Args:
-        config: what was asked.
-        dim: of the features: a default may depend on it.
-
-    Raises:
-        UsageError: an unknown method, a number out of range, or one that stands twice.
-    """
-    out: dict[str, dict[str, list[Any]]] = {}
-    for method in _once(config.method, "--method"):
-        method_named(method)
-        # The default of a number may depend on the loss, so the losses are apart. TURN has losses of its own.
-        for loss in [""] if method == "turn" else _once(config.loss, "--loss"):
-            lists = {name: _values(config, method, loss, name, dim) for name in AXES[method]}
-            out[f"{method}/{loss}" if loss else method] = {**lists, "loss": [loss]} if loss else lists
-    return out
 
 
 def seeds(config: Config) -> tuple[int, ...]:
     """``--seeds``, or the one ``--seed``."""
-    chosen = _once(config.seeds if config.seeds is not None else (config.seed,), "--seeds")
+    chosen = once(config.seeds if config.seeds is not None else (config.seed,), "--seeds")
     for seed in chosen:
         if not 0 <= seed < 2**63:
             raise UsageError(f"--seeds has {seed}", "whole numbers from 0 to 2**63 - 1")
@@ -195,19 +216,22 @@ def seeds(config: Config) -> tuple[int, ...]:
 def expand(config: Config, overlays: int, dim: int) -> tuple[Run, ...]:
     """Every run: the product of methods, each method's own lists, labels, fractions and seeds, in that order.
 
+    Under ``--search`` the lists that are searched are no product: a run has their first values until ``settle``.
+
     Args:
         config: what was asked.
         overlays: number of labels artifacts; 0: the data's own labels.
         dim: of the features.
     """
-    fractions = _once(config.fraction, "--fraction")
+    fractions = once(config.fraction, "--fraction")
     for fraction in fractions:
         if not 0 < fraction <= 1:
             raise UsageError(f"--fraction has {fraction:g}", "shares above 0 and at most 1")
     runs: list[Run] = []
     for name, lists in axes(config, dim).items():
         method = name.split("/")[0]
-        for values in itertools.product(*lists.values()):
+        looked = SEARCHED["lbfgs" if "solver" in lists else ""] if config.search else ()
+        for values in itertools.product(*(v[:1] if k in looked else v for k, v in lists.items())):
             parts = _parts(method, dict(zip(lists, values, strict=True)))
             for labels, fraction, seed in itertools.product(range(max(1, overlays)), fractions, seeds(config)):
                 runs.append(
@@ -218,68 +242,53 @@ def expand(config: Config, overlays: int, dim: int) -> tuple[Run, ...]:
                         fraction=fraction,
                         nested=config.nested_fractions,
                         labels=labels,
+                        searched=config.search_holdout if config.search else 0.0,
                         **parts,
                     )
                 )
     return tuple(runs)
 
 
+def candidates(config: Config, runs: tuple[Run, ...], dim: int) -> dict[int, tuple[Run, ...]]:
+    """For each run of a search, by its index, a run for every point of the grid; numbered on from the last run."""
+    grids = {}
+    for name, lists in axes(config, dim).items():
+        method, loss = name.split("/")[:2]
+        solver = "lbfgs" if "solver" in lists else ""
+        grids[method, loss, solver] = [dict(zip(SEARCHED[solver], v, strict=True)) for v in _grid(lists, solver)]
+    number = itertools.count(len(runs))
+    return {
+        run.index: tuple(
+            replace(run.at(point), index=next(number), searched=0.0, holdout=run.searched)
+            for point in grids[run.method, run.probe.loss, run.solver]
+        )
+        for run in runs
+    }
+
+
+def _grid(lists: Mapping[str, list[Any]], solver: str) -> itertools.product[tuple[Any, ...]]:
+    return itertools.product(*(sorted(lists[name]) for name in SEARCHED[solver]))
+
+
+_NO_STEPS: Mapping[str, Any] = {"epochs": 1, "batch_size": 0, "lr": 0.0, "weight_decay": 0.0, "schedule": "", "q": 0.0}
+
+
 def _parts(method: str, v: dict[str, Any]) -> dict[str, Any]:
+    if method == "knn":
+        nearest = {"temperature": None, **{k: v[k] for k in NEIGHBOURS if k in v}}
+        return {"probe": Probe(loss="none", scale=v["scale"], **_NO_STEPS), "neighbours": Neighbours(**nearest)}
+    if "solver" in v:
+        solved = Logistic(**{k: v[k] for k in LBFGS})
+        return {"probe": Probe(loss=v["loss"], scale=v["scale"], **_NO_STEPS), "logistic": solved}
     if method == "turn":
-        probe = {k: v[f"probe_{k}"] if f"probe_{k}" in v else v[k] for k in _PROBE}
+        probe = {k: v[f"probe_{k}"] if f"probe_{k}" in v else v[k] for k in PROBE}
         return {
             "probe": Probe(**probe),
-            "finetune": Finetune(**{k.removeprefix("fft_"): v[k] for k in _TURN}),
+            "finetune": Finetune(**{k.removeprefix("fft_"): v[k] for k in TURN}),
         }
-    parts: dict[str, Any] = {"probe": Probe(**{k: v[k] for k in _PROBE})}
+    parts: dict[str, Any] = {"probe": Probe(**{k: v[k] for k in PROBE})}
     if method in ("mlp", "nmtune"):
-        parts["shape"] = Shape(**{k: v[k] for k in _SHAPE})
+        parts["shape"] = Shape(**{k: v[k] for k in SHAPE})
     if method == "nmtune":
-        parts["terms"] = Terms(**{k: v[k] for k in _TERMS})
+        parts["terms"] = Terms(**{k: v[k] for k in TERMS})
     return parts
-
-
-def _once(values: tuple[Any, ...], flag: str) -> tuple[Any, ...]:
-    if not values:
-        raise UsageError(f"{flag} is empty", "at least one value")
-    twice = sorted({v for v in values if values.count(v) > 1})
-    if twice:
-        raise UsageError(f"{flag} has {twice[0]} twice", "each value once")
-    return values
-
-
-# Smallest value, largest value, whether the smallest itself is allowed.
-_RANGES: Mapping[str, tuple[float, float, bool]] = {
-    "epochs": (1, 1e6, True),
-    "probe_epochs": (1, 1e6, True),
-    "fft_epochs": (1, 1e6, True),
-    "batch_size": (1, 1e9, True),
-    "fft_batch_size": (1, 1e9, True),
-    "lr": (0, float("inf"), False),
-    "probe_lr": (0, float("inf"), False),
-    "fft_lr": (0, float("inf"), False),
-    "weight_decay": (0, float("inf"), True),
-    "probe_weight_decay": (0, float("inf"), True),
-    "fft_weight_decay": (0, float("inf"), True),
-    "q": (0, 1, False),
-    "tau": (0, 1, True),
-    "weight_mse": (0, float("inf"), True),
-    "weight_cov": (0, float("inf"), True),
-    "weight_svd": (0, float("inf"), True),
-    "svd_topk": (1, 1e9, True),
-    "width": (1, 1e4, True),
-    "layers": (1, 100, True),
-}
-
-
-def _values(config: Config, method: str, loss: str, name: str, dim: int) -> list[Any]:
-    given = getattr(config, name)
-    if given is None:
-        given = default(method, loss, config.preset, name, dim)
-    values = _once(given if isinstance(given, tuple) else (given,), "--" + name.replace("_", "-"))
-    low, high, closed = _RANGES.get(name, (0, 0, True))
-    for value in values if name in _RANGES else ():
-        if not (low <= value <= high) or (value == low and not closed):
-            wanted = f"{'at least' if closed else 'above'} {low:g}" + (f" and at most {high:g}" if high < 1e6 else "")
-            raise UsageError(f"--{name.replace('_', '-')} has {value:g}", wanted)
-    return list(values)

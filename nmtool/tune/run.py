@@ -12,12 +12,13 @@ from nmtool.errors import UsageError
 from nmtool.records import ArtifactRef
 from nmtool.tune import inputs as opening
 from nmtool.tune import plan
+from nmtool.tune.axes import axes
 from nmtool.tune.config import Config
 from nmtool.tune.inputs import Inputs
 from nmtool.tune.method import method_named
 
 # Raised whenever the same recipe would give other numbers than before.
-EPOCH = 2
+EPOCH = 3
 _MOST_RUNS = 10_000
 
 
@@ -34,8 +35,10 @@ def run(config: Config, session: Session) -> ArtifactRef:
         method_named(name)
     found = opening.resolve(config)
     runs = plan.expand(config, len(config.labels), found.dim)
-    if len(runs) > _MOST_RUNS:
-        raise UsageError(f"{len(runs)} runs in one call", f"at most {_MOST_RUNS}", "ask for fewer values at once")
+    tried = sum(map(len, plan.candidates(config, runs, found.dim).values())) if config.search else 0
+    if len(runs) + tried > _MOST_RUNS:
+        words = f"{len(runs)} runs" + (f" and {tried} candidates of their searches" if tried else "")
+        raise UsageError(f"{words} in one call", f"at most {_MOST_RUNS}", "ask for fewer values at once")
     return produce(
         session,
         _recipe(config, found),
@@ -43,14 +46,14 @@ def run(config: Config, session: Session) -> ArtifactRef:
         config={**settings.everything(config), "train": found.train.split, "test": found.targets[0].split},
         origin={"features": config.features, "ood": list(config.ood), "labels": list(config.labels)},
         build=lambda staging: _build(config, session, found, runs, staging),
-        work=_work(runs, found),
+        work=_work(runs, tried, found),
     )
 
 
 def _recipe(config: Config, found: Inputs) -> Recipe:
     """Resolved values only, of the methods asked: what is spelled out or left to its default has one key."""
     resolved: dict[str, object] = {
-        "methods": plan.axes(config, found.dim),
+        "methods": axes(config, found.dim),
         "seeds": list(plan.seeds(config)),
         "fraction": list(config.fraction),
         "train": found.train.split,
@@ -59,6 +62,8 @@ def _recipe(config: Config, found: Inputs) -> Recipe:
         "spectra": config.spectra,
         "predictions": config.predictions,
     }
+    if config.search:
+        resolved["search_holdout"] = config.search_holdout
     if not config.nested_fractions:
         resolved["nested_fractions"] = False
     if any("images" in method_named(m).needs for m in config.method):
@@ -72,10 +77,11 @@ def _recipe(config: Config, found: Inputs) -> Recipe:
     return Recipe(stage="tune", kind="heads", epoch=EPOCH, config=resolved, inputs=tuple(cited))
 
 
-def _work(runs: tuple[plan.Run, ...], found: Inputs) -> str:
+def _work(runs: tuple[plan.Run, ...], tried: int, found: Inputs) -> str:
     counts = {m: sum(r.method == m for r in runs) for m in dict.fromkeys(r.method for r in runs)}
     heads = ", ".join(f"{n} × {m}" for m, n in counts.items())
-    return f"train {heads} on split {found.train.split}, judge on {', '.join(t.split for t in found.targets)}"
+    search = f"search among {tried} settings, " if tried else ""
+    return f"{search}train {heads} on split {found.train.split}, judge on {', '.join(t.split for t in found.targets)}"
 
 
 def _build(

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import numpy as np
-
 from nmtool.tune.material import Overlay
 from nmtool.tune.plan import Run
-from nmtool.tune.subset import share
+from nmtool.tune.subset import hold_out, share
 
 # Parameters, gradients, moments and activations of one stack.
 PLANNED_BYTES: Mapping[str, int] = {"cpu": 2 << 30, "cuda": 16 << 30}
@@ -21,13 +19,23 @@ PLANNED_BYTES: Mapping[str, int] = {"cpu": 2 << 30, "cuda": 16 << 30}
 def stacks(runs: Iterable[Run], overlays: Sequence[Overlay]) -> list[tuple[Run, ...]]:
     """Runs by stack: equal ``stack_key`` and equally many training rows; within one, equal (lr, decay) side by side."""
     groups: dict[tuple[object, ...], list[Run]] = {}
-    counts: dict[tuple[int, float], int] = {}
+    counts: dict[tuple[int, float, float], tuple[int, int]] = {}
     for run in runs:
-        seen = (run.labels, run.fraction)
-        if seen not in counts:  # a share is stratified: its size is the same for all seeds
-            counts[seen] = int(np.size(share(overlays[run.labels].y, run.seed, run.fraction)))
+        if run.neighbours is not None:  # no steps to keep in step with: one look at the rows serves all shares
+            groups.setdefault(run.stack_key(), []).append(run)
+            continue
+        seen = (run.labels, run.fraction, run.holdout)
+        if seen not in counts:  # a share is stratified, and so is what is held out: as many for all seeds
+            counts[seen] = _rows(run, overlays)
         groups.setdefault((*run.stack_key(), counts[seen]), []).append(run)
     return [tuple(sorted(g, key=lambda r: (r.probe.lr, r.probe.weight_decay, r.index))) for g in groups.values()]
+
+
+def _rows(run: Run, overlays: Sequence[Overlay]) -> tuple[int, int]:
+    """Rows that a run has, and of them those that it holds out."""
+    y = overlays[run.labels].y
+    rows = share(y, run.seed, run.fraction)
+    return len(rows), len(hold_out(y, rows, run.seed, run.holdout)[1]) if run.holdout else 0
 
 
 def slices(stack: tuple[Run, ...], bytes_per_head: Callable[[Run], int], device: str) -> list[tuple[Run, ...]]:

@@ -35,6 +35,26 @@ def share(y: Int, seed: int, fraction: float, nested: bool = True) -> Int:
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
+def hold_out(y: Int, rows: Int, seed: int, share: float) -> tuple[Int, Int]:
+    """Training rows without, and with, those that a search holds out: both sorted, stratified by the labels trained on.
+
+    Of each class with two rows or more max(1, floor(share * n_c)) rows; a class of one row is not judged.
+
+    Args:
+        y: int64 [N] labels of training.
+        rows: int64 [n] training rows of a run.
+        seed: of the run.
+        share: in (0, 1).
+    """
+    held = []
+    for c in np.unique(y[rows]):
+        mine = rows[y[rows] == c]
+        count = max(1, math.floor(share * len(mine) + 1e-9)) if len(mine) > 1 else 0
+        held.append(generator(seed, "tune", "holdout", int(c)).permutation(mine)[:count])
+    out = np.sort(np.concatenate(held)).astype(np.int64)
+    return np.setdiff1d(rows, out, assume_unique=True), out
+
+
 def order(rows: Int, seed: int, epoch: int, part: str = "probe") -> Int:
     """``rows`` in the order of one epoch, int64."""
     return rows[generator(seed, "tune", "order", part, epoch).permutation(len(rows))]

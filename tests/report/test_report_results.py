@@ -46,6 +46,13 @@ def test_mean_and_deviation_over_seeds_by_hand(bench: Any) -> None:
     assert outside.std == pytest.approx(statistics.stdev([0.3, 0.3, 0.525])), "spread of runs, not of targets"
 
 
+def test_seeds_whose_searches_ended_differently_are_one_line(bench: Any) -> None:
+    rows = [bench.row(run=s, seed=s, lr=None, found_lr=lr, accuracy=0.5 + s / 10) for s, lr in enumerate((0.1, 0.01))]
+    rows.append(bench.row(run=2, seed=0, lr=0.1, found_lr=None, accuracy=0.4))
+    (group,) = groups_of(bench.heads(bench.features(None, name="w"), rows).path)
+    assert {line.settings["lr"]: line.n for line in group.lines} == {"searched": 2, 0.1: 1}
+
+
 def test_the_page_and_markdown_hold_the_means(pipeline: Any, report: Callable[..., Any]) -> None:
     store, made = pipeline
     _, data = report(store, format=("markdown",))

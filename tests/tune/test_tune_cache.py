@@ -79,6 +79,8 @@ def test_a_cached_call_imports_nothing_heavy(pixels: Given, store: Path) -> None
         ({"seed": 1}, False),
         ({"train": "test", "test": "train"}, False),
         ({"spectra": False}, False),
+        ({"k": (3,), "C": (7.0,), "search_holdout": 0.5}, True),
+        ({"solver": ("lbfgs",)}, False),
     ],
 )
 def test_the_key_holds_what_changes_the_numbers(
@@ -101,10 +103,20 @@ def test_the_key_holds_what_changes_the_numbers(
 def test_a_killed_tune_ends_with_the_same_content(pixels: Given, tmp_path: Path) -> None:
     """Killed within the first stack, and again within the second."""
     settings = '{"method": ["lp", "nmtune"], "epochs": [3], "seeds": [0, 1], "width": [2], "scale": ["standardize"]}'
+    end_alike(pixels, tmp_path, settings)
+
+
+def test_a_killed_search_ends_with_the_same_content(pixels: Given, tmp_path: Path) -> None:
+    """Killed within its search, and again after it."""
+    settings = '{"method": ["lp", "mlp"], "epochs": [3], "lr": [0.01, 0.001], "width": [1], "search": true}'
+    end_alike(pixels, tmp_path, settings, kills=(2, 5))
+
+
+def end_alike(pixels: Given, tmp_path: Path, settings: str, kills: tuple[int, ...] = (1, 3)) -> None:
     features = str(pixels.features.path)
     whole = python(_KILL, str(tmp_path / "whole"), features, "0", settings)
     assert whole.returncode == 0, whole.stderr
-    for kill in (1, 3):
+    for kill in kills:
         killed = python(_KILL, str(tmp_path / "killed"), features, str(kill), settings)
         assert killed.returncode == -9, killed.stderr
         assert not list((tmp_path / "killed").rglob("manifest.json"))

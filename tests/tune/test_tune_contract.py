@@ -20,6 +20,8 @@ from nmtool.tune.method import METHODS, method_named
 every_method = pytest.mark.parametrize("method", METHODS)
 # What features alone can show; the others go through these with images in their own tests.
 on_features = pytest.mark.parametrize("method", [m for m, r in METHODS.items() if r.needs <= {"features"}])
+# What is fitted to features alone, and searched: a classifier that plain PyTorch can load.
+fitted = pytest.mark.parametrize("method", [m for m, r in METHODS.items() if r.fit])
 FEW: dict[str, Any] = {"epochs": 3, "probe_epochs": 6, "fft_epochs": 2, "batch_size": 50, "fft_batch_size": 32}
 
 
@@ -62,7 +64,7 @@ def test_the_same_seed_gives_the_same_content_and_another_does_not(method: str, 
     assert contents[0] != contents[2]
 
 
-@on_features
+@fitted
 def test_the_head_loads_in_plain_torch(method: str, given: Given, store: Path) -> None:
     """Ten lines of PyTorch, no nmtool, give the predictions that are on record."""
     ref = tune(store, given.features, method=method, scale=("standardize",), batch_norm=True, residual=True, **FEW)
@@ -92,7 +94,10 @@ def test_the_header_of_the_heads_says_what_a_reader_needs(method: str, given: Gi
     assert len(header["__metadata__"]) == 1  # several keys would be written in any order
     assert len(meta["classes"]) == 10
     assert meta["runs"]["run_0000"]["method"] == method
-    assert header["run_0000.classifier.weight"]["shape"] == [10, meta["dim"]]
+    if method == "knn":  # which rows vote, and for what
+        assert header["run_0000.neighbours.rows"]["shape"] == header["run_0000.neighbours.labels"]["shape"] == [500]
+    else:
+        assert header["run_0000.classifier.weight"]["shape"] == [10, meta["dim"]]
 
 
 @on_features
@@ -178,6 +183,7 @@ def test_the_table_is_whole(method: str) -> None:
     record = method_named(method)
     assert record.needs <= {"features", "images", "backbone"}
     assert callable(record.resolve())
+    assert not record.fit or callable(record.resolve_fit())
     with pytest.raises(UsageError, match=f"did you mean {method}"):
         method_named(method + "e")
 
