@@ -135,7 +135,7 @@ def settings_of(run: Run) -> dict[str, Any]:
     names = [name for name in line if (name in run.settings or name in OTHERS) and name not in NO_SETTING]
     for name in sorted(set(names) - set(known), key=lambda n: (OTHERS.index(n) if n in OTHERS else len(OTHERS), n)):
         known[name] = line[name]
-    for name in ("lr", "weight_decay", "C"):  # found by a search: each seed may have found another, and they are one line
+    for name in ("lr", "weight_decay", "C"):  # each seed's search may have found another, and they are one line
         if line.get(f"found_{name}") is not None:
             known[name] = "searched"
     if run.label_noise is None:  # labels whose draw is not known here: each is a setting of its own
