@@ -1,10 +1,15 @@
-"""Labels that people gave: CIFAR-N's files and others, joined by sample id and checked against the clean labels."""
+"""Labels that people gave: CIFAR-N's files and others, joined by sample id and checked against the clean labels.
+
+Numbers in arrays (.pt, .npz, .npy) are label numbers. Those in tables (.csv, .tsv, .parquet) are names where classes
+have all of them as names (folders called "1" to "11"), and label numbers else. Refused: rows without ids and clean
+labels that are not as many as the data's, since nothing tells which are meant.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +20,14 @@ from nmtool.artifact.format import sha256
 from nmtool.artifact.stage import Reporter
 from nmtool.errors import DataError, InputMissingError, PermissionDeniedError, UsageError
 from nmtool.inject_noise.join import rows_by_id, rows_by_number
-from nmtool.inject_noise.names import class_number
+from nmtool.inject_noise.names import class_numbers
 from nmtool.records import Int, SampleIndex
 
 SUFFIXES = (".pt", ".npz", ".npy", ".csv", ".tsv", ".parquet")
 _CLEAN = ("clean_label", "clean")
 _SAMPLE = "sample"
+READING = 2
+"""Version of how cells become labels; 1 took numbers in tables for label numbers, whatever the classes are called."""
 Columns = Mapping[str, Any]
 
 
@@ -51,7 +58,9 @@ def open_human(text: str) -> HumanFile:
         head, _, key = text.rpartition(":")
         path = Path(head)
     if not path.is_file():
-        raise InputMissingError(f"{path} does not exist", "a file of human labels")
+        raise InputMissingError(
+            f"{path} is no file" if path.exists() else f"{path} does not exist", "a file of human labels"
+        )
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--human {path.name}", "one of " + ", ".join(SUFFIXES))
     return HumanFile(path=path, key=key, digest=sha256(_bytes(path)))
@@ -75,15 +84,27 @@ def human_labels(file: HumanFile, index: SampleIndex, report: Reporter) -> Int:
     where = file.path.name
     key = _choose(columns, file)
     clean_key = next((name for name in _CLEAN if name in columns and name != key), "")
+    shown = f"{key or 'the array'} of {where}"
+    human = _column(columns[key], shown)
+    clean_column = _column(columns[clean_key], f"{clean_key} of {where}") if clean_key else human
     if _SAMPLE in columns:
-        samples = [str(sample) for sample in columns[_SAMPLE]]
-        rows = rows_by_id(index.ids, samples, where)
+        rows = rows_by_id(index.ids, [str(sample) for sample in columns[_SAMPLE]], where)
+    elif not clean_key and len(human) != len(index):
+        raise DataError(
+            f"{where} has {len(human)} rows, and neither sample ids nor clean labels",
+            f"{len(index)}, as split {index.split} of the data",
+            "give it a column 'sample' with the ids of the data, or 'clean' with their labels",
+        )
     else:
-        rows = rows_by_number(index.ids, len(columns[key]), where)
+        rows = rows_by_number(index.ids, len(human), where)
     given, labelled = index.labels, index.labels.values >= 0
-    noisy = _numbers(columns[key], given.classes, f"{key or 'the array'} of {where}", rows)
+    human, clean_column = human[rows], clean_column[rows]
+    texts = {
+        text for column in (human, clean_column) if column.dtype.kind == "U" for text in np.unique(column).tolist()
+    }
+    noisy = _numbers(human, given.classes, shown, texts)
     if clean_key:
-        clean = _numbers(columns[clean_key], given.classes, f"{clean_key} of {where}", rows)
+        clean = _numbers(clean_column, given.classes, f"{clean_key} of {where}", texts)
         wrong = np.flatnonzero(labelled & (clean != given.values))
         if wrong.size:
             raise DataError(
@@ -112,14 +133,18 @@ def _choose(columns: Columns, file: HumanFile) -> str:
     return there[0]
 
 
-def _numbers(values: Any, classes: tuple[str, ...], where: str, rows: Int) -> Int:
-    """The labels in these rows, as numbers: int64, checked."""
+def _column(values: Any, where: str) -> Any:
     array = np.asarray(values)
     if array.ndim != 1:
         raise DataError(f"{where} has shape {list(array.shape)}", "one label a row")
-    array = array[rows]
-    if array.dtype.kind in "US":
-        return _named(array, classes, where)
+    return array
+
+
+def _numbers(array: Any, classes: tuple[str, ...], where: str, texts: Iterable[str]) -> Int:
+    """The labels as numbers: int64, checked; ``texts`` are those that have to be read alike."""
+    if array.dtype.kind == "U":
+        names, position = np.unique(array, return_inverse=True)
+        return np.array(class_numbers(names.tolist(), classes, where, texts), dtype=np.int64)[position]
     if array.dtype.kind == "f":
         if not np.all(np.isfinite(array) & (array == np.floor(array))):
             bad = int(np.flatnonzero(~(np.isfinite(array) & (array == np.floor(array))))[0])
@@ -131,13 +156,8 @@ def _numbers(values: Any, classes: tuple[str, ...], where: str, rows: Int) -> In
         raise DataError(
             f"{where} holds the label {array[bad_rows[0]]}", f"0 to {len(classes) - 1}, the classes of the data"
         )
-    return array.astype(np.int64)
-
-
-def _named(array: Any, classes: tuple[str, ...], where: str) -> Int:
-    names, position = np.unique(array.astype(str), return_inverse=True)
-    numbers = np.array([class_number(name, classes, where) for name in names.tolist()], dtype=np.int64)
-    return numbers[position]
+    result: Int = array.astype(np.int64)
+    return result
 
 
 def _read(file: HumanFile) -> Columns:
@@ -167,11 +187,15 @@ def _read(file: HumanFile) -> Columns:
 
 def _npz(data: bytes, file: HumanFile) -> Columns:
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+        return {name: _texts(archive[name]) for name in archive.files}
 
 
 def _npy(data: bytes, file: HumanFile) -> Columns:
-    return {"": np.load(io.BytesIO(data), allow_pickle=False)}
+    return {"": _texts(np.load(io.BytesIO(data), allow_pickle=False))}
+
+
+def _texts(array: Any) -> Any:
+    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
 
 
 def _parquet(data: bytes, file: HumanFile) -> Columns:
@@ -196,10 +220,9 @@ def _delimited(data: bytes, file: HumanFile) -> Columns:
 
 
 def _cells(cells: Sequence[object], name: str, file: HumanFile) -> Any:
-    """Numbers where all cells are numbers, else texts; ids stay texts."""
+    """The cells as texts."""
     if any(cell is None or cell == "" for cell in cells):
         raise DataError(f"column {name!r} of {file.path.name} has an empty cell", "a value in each row")
-    texts = [str(cell) for cell in cells]
-    if name != _SAMPLE and all(text.isascii() and text.lstrip("-").isdigit() and len(text) < 18 for text in texts):
-        return np.array([int(text) for text in texts], dtype=np.int64)
-    return np.array(texts, dtype=str)
+    # 3.0: where a program writes whole numbers as real ones
+    plain = (int(cell) if isinstance(cell, float) and cell.is_integer() else cell for cell in cells)
+    return np.array([str(cell) for cell in plain], dtype=str)

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from nmtool.errors import DataError, InputMissingError, UsageError
 from nmtool.inject_noise import facts
-from nmtool.inject_noise.names import class_number, known_as
+from nmtool.inject_noise.names import class_numbers, known_as
 from nmtool.numerics.noise import group_successors
 from nmtool.records import Float, Int
 
@@ -25,8 +27,10 @@ _WNID = re.compile(r"n\d{8}")
 def _text(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         raise InputMissingError(f"{path} does not exist", "a file") from None
+    except IsADirectoryError:
+        raise InputMissingError(f"{path} is a folder", "a file") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 ({error})", "a text file") from None
 
@@ -140,36 +144,46 @@ def read_map(path: str, classes: tuple[str, ...]) -> Int:
     """int64 [C]: what each class becomes; classes that the file does not name stay themselves."""
     text = _text(path)
     if path.endswith(".json"):
-        try:
-            pairs = list(json.loads(text).items())
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise DataError(f"{path} does not parse ({error})", "a JSON object {class: class}") from None
+        pairs = _pairs(text, path, "a JSON object {class: class}")
     else:
         rows = [row for row in csv.reader(io.StringIO(text)) if row]
         if any(len(row) != 2 for row in rows):
             raise DataError(f"{path} has a line of other than two columns", "lines from,to")
         pairs = [(a.strip(), b.strip()) for a, b in rows if (a.strip(), b.strip()) != ("from", "to")]
     mapping = np.arange(len(classes), dtype=np.int64)
-    given: dict[int, object] = {}
-    for source, target in pairs:
-        number = class_number(source, classes, path)
-        if number in given:
-            raise DataError(f"{path} maps the class {classes[number]!r} twice", "one class that it becomes")
-        given[number] = target
-        mapping[number] = class_number(target, classes, path)
+    numbers = class_numbers(itertools.chain.from_iterable(pairs), classes, path)
+    sources, targets = numbers[::2], numbers[1::2]
+    _check_once(sources, classes, f"{path} maps the class {{}} twice", "one class that it becomes")
+    mapping[sources] = targets
     return mapping
+
+
+def _pairs(text: str, path: str, wanted: str) -> list[tuple[object, object]]:
+    """Names and values of a JSON object, those that stand there twice, too."""
+    try:
+        found = json.loads(text, object_pairs_hook=tuple)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} does not parse ({error})", wanted) from None
+    if not isinstance(found, tuple):
+        raise DataError(f"{path} holds no JSON object", wanted)
+    return list(found)
+
+
+def _check_once(numbers: list[int], classes: tuple[str, ...], found: str, wanted: str) -> None:
+    twice = next((number for number, count in Counter(numbers).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(found.format(repr(classes[twice])), wanted)
 
 
 def read_groups(path: str, classes: tuple[str, ...]) -> Int:
     """int64 [C]: the group of each class; -1 where the file says null."""
-    try:
-        items = list(json.loads(_text(path)).items())
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} does not parse ({error})", "a JSON object {class: group}") from None
+    items = _pairs(_text(path), path, "a JSON object {class: group}")
     names = {name: number for number, name in enumerate(sorted({str(g) for _, g in items if g is not None}))}
     groups = np.full(len(classes), -2, dtype=np.int64)
-    for name, group in items:
-        groups[class_number(name, classes, path)] = -1 if group is None else names[str(group)]
+    numbers = class_numbers([name for name, _ in items], classes, path)
+    _check_once(numbers, classes, f"{path} names the class {{}} twice", "one group for each")
+    for number, (_, group) in zip(numbers, items, strict=True):
+        groups[number] = -1 if group is None else names[str(group)]
     without = np.flatnonzero(groups == -2)
     if without.size:
         raise DataError(
@@ -192,7 +206,7 @@ def read_related(path: str, classes: tuple[str, ...]) -> Int:
             raise DataError(f"{path} does not parse ({error})", "a JSON list of classes, or one a line") from None
     else:
         names = [line.strip() for line in text.splitlines() if line.strip()]
-    labels = np.unique(np.array([class_number(name, classes, path) for name in names], dtype=np.int64))
+    labels = np.unique(np.array(class_numbers(names, classes, path), dtype=np.int64))
     if labels.size < 2:
         raise DataError(f"{path} names {labels.size} of the data's classes", "two or more, to flip between")
     return labels
@@ -206,11 +220,18 @@ def read_matrix(path: str, classes: tuple[str, ...]) -> tuple[Float, bool]:
     """
     try:
         if path.endswith(".npy"):
-            matrix = np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
+            stored = np.asarray(np.load(path, allow_pickle=False))
+            if stored.dtype.kind == "c":  # as float64 it would lose a part without a word
+                raise ValueError("complex numbers")
+            matrix = stored.astype(np.float64)
         else:
             matrix = np.loadtxt(io.StringIO(_text(path)), delimiter=",", ndmin=2)
-    except (FileNotFoundError, IsADirectoryError):
+    except InputMissingError:
+        raise
+    except FileNotFoundError:
         raise InputMissingError(f"{path} does not exist", "a matrix file") from None
+    except IsADirectoryError:
+        raise InputMissingError(f"{path} is a folder", "a matrix file") from None
     except (ValueError, TypeError, EOFError) as error:
         raise DataError(f"{path} does not parse ({error})", "a matrix of numbers, .npy or .csv") from None
     if matrix.shape != (len(classes), len(classes)):

@@ -3,26 +3,47 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 
 from nmtool.errors import DataError
 
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
-def class_number(name: object, classes: tuple[str, ...], where: str) -> int:
-    """A class by its name, or by its number where no class has that name.
+
+def class_numbers(
+    names: Iterable[object], classes: tuple[str, ...], where: str, among: Iterable[str] = ()
+) -> list[int]:
+    """The labels of classes that a file names.
+
+    Numbers are names where classes have all of them as names (folders called "1" to "11", whose order is that of
+    texts), and else label numbers, all of them: never some of them the one and some the other.
+
+    Args:
+        names: as the file has them.
+        classes: the data's, in label order.
+        where: what the file is called in messages.
+        among: other names from the same file, which have to be read alike.
 
     Raises:
-        DataError: neither; the nearest name is the hint.
+        DataError: no class of the data; the nearest name is the hint.
     """
-    text = str(name)
-    if text in classes:
-        return classes.index(text)
-    if text.isascii() and text.isdigit() and len(text) < 10 and int(text) < len(classes):
-        return int(text)
-    near = difflib.get_close_matches(text, classes, n=1)
-    raise DataError(
-        f"{where} names the class {text!r}", "a class of the data", f"did you mean {near[0]!r}?" if near else ""
-    )
+    texts = [str(name) for name in names]
+    place = {name: label for label, name in enumerate(classes)}
+    by_name = all(text in place for text in {*texts, *among} if _NUMBER.fullmatch(text))
+    numbers = []
+    for text in texts:
+        if not by_name and _NUMBER.fullmatch(text):
+            if int(text) >= len(classes):
+                raise DataError(f"{where} holds the label {text}", f"0 to {len(classes) - 1}, or names of classes")
+            numbers.append(int(text))
+        elif text in place:
+            numbers.append(place[text])
+        else:
+            near = difflib.get_close_matches(text, classes, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else ""
+            raise DataError(f"{where} names the class {text!r}", "a class of the data", hint)
+    return numbers
 
 
 def plain(name: str) -> str:

@@ -65,7 +65,7 @@ def _how(draw: Draw) -> str:
     words = {
         draw.chosen: bool(draw.chosen),
         f"among {0 if draw.related is None else len(draw.related)} classes": draw.related is not None,
-        "of all labels": config.ratio_of == "all",
+        "of all labels": config.ratio_of == "all" and (draw.mapping is not None or draw.related is not None),
         "own class allowed": config.include_self,
         "by chance": config.bernoulli,
         draw.scaling: bool(draw.scaling),

@@ -54,9 +54,14 @@ def _where(labels: NoisyLabels, summary: Mapping[str, Any]) -> list[str]:
 
 def _names(classes: tuple[str, ...], widest: int) -> list[str]:
     """Names of one width, cut where they are longer."""
-    shown = [escape(name) for name in classes]
+    shown = [_line(name) for name in classes]
     width = min(max(len(name) for name in shown), widest)
     return [(name if len(name) <= width else name[: width - 1] + "…").rjust(width) for name in shown]
+
+
+def _line(name: str) -> str:
+    """A name from the data for a terminal, line breaks and tabs escaped as well."""
+    return escape(name).replace("\n", "\\x0a").replace("\t", "\\x09")
 
 
 def _counts_of(rows: int, wrong: int, received: int) -> str:
@@ -152,7 +157,7 @@ def _many(labels: NoisyLabels, table: flips.ByClass) -> list[str]:
 
 def _pair(classes: tuple[str, ...], rows: Int, clean: int, noisy: int, number: int) -> str:
     share = 100 * number / max(int(rows[clean]), 1)
-    return f"    {escape(classes[clean])} → {escape(classes[noisy])}: {number} ({share:.3g} % of the class)"
+    return f"    {_line(classes[clean])} → {_line(classes[noisy])}: {number} ({share:.3g} % of the class)"
 
 
 def _captions(labels: NoisyLabels) -> list[str]:
@@ -165,5 +170,5 @@ def _captions(labels: NoisyLabels) -> list[str]:
         lines.append(f"  {int(back.sum())} of them changed with one another; the first:")
     for row in wrong[:_EXAMPLES].tolist():
         given = labels.samples[int(labels.noisy[row])]
-        lines.append(f"    {escape(labels.samples[row])} has the caption of {escape(given)}")
+        lines.append(f"    {_line(labels.samples[row])} has the caption of {_line(given)}")
     return lines

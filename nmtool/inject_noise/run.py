@@ -20,8 +20,8 @@ from nmtool.data.dataset import Dataset
 from nmtool.data.sources import open_dataset
 from nmtool.errors import DataError, InputMissingError, UsageError
 from nmtool.inject_noise.config import Config
-from nmtool.inject_noise.draw import Draw
-from nmtool.inject_noise.human import open_human
+from nmtool.inject_noise.draw import Draw, stream
+from nmtool.inject_noise.human import READING, open_human
 from nmtool.inject_noise.inputs import RAW, STANDARD, Pixels, artifact_features, own_features
 from nmtool.inject_noise.mapping import mapping_of, read_matrix, read_related
 from nmtool.inject_noise.payload import build
@@ -72,6 +72,8 @@ def run(config: Config, session: Session) -> list[ArtifactRef]:
     for draw in plan.draws:  # refused before anything is written
         if draw.ratio is not None:
             draw.share()
+        if draw.seed is not None:
+            stream(draw)
     return [_one(draw, plan, session) for draw in plan.draws]
 
 
@@ -122,14 +124,16 @@ def _plan(config: Config, dataset: Dataset, index: SampleIndex, session: Session
         assert config.human is not None
         human = open_human(config.human)
         draw = dataclasses.replace(draw, human=human)
-        keyed["human"] = [human.digest, human.key]
+        keyed["human"] = [human.digest, human.key, READING]
     elif config.type == "instance":
         draw, extra = _with_inputs(draw)
         keyed["inputs"] = draw.scaling
         inputs = [extra] if extra is not None else []
         content = content if inputs else index.digest
         _warn_of_rate(config, draw)
-    ratios: tuple[float | None, ...] = config.ratio or (None,)
+    if draw.mapping is None and draw.related is None:
+        keyed |= {"ratio_of": "mapped"} if "ratio_of" in keyed else {}  # all rows may flip: both mean the same
+    ratios: tuple[float | None, ...] = tuple(ratio + 0.0 for ratio in config.ratio) or (None,)  # -0.0 is 0
     seeds: tuple[int | None, ...] = (None,) if config.type == "human" else config.all_seeds()
     draws = [dataclasses.replace(draw, ratio=r, seed=s) for r, s in itertools.product(ratios, seeds)]
     data = InputRef(role="data", kind="index", key="", content=content)

@@ -248,7 +248,8 @@ def heatmap(matrix: Float, classes: Sequence[str], title: str, *, salt: str, dia
         colours = matplotlib.colormaps["viridis"].with_extremes(bad=(0.5, 0.5, 0.5, 0.3))
         masked = np.ma.masked_array(matrix, mask=np.eye(count, dtype=bool) & (not diagonal))
         image = axes.imshow(masked, cmap=colours, vmin=0.0, vmax=top, interpolation="nearest")
-        axes.set_title(shown(title, 60), loc="left")
+        # over the whole width: above the matrix alone it would run into the colour bar
+        canvas.suptitle(shown(title, 60), x=0.01, ha="left", fontsize=10, fontweight="bold")
         axes.set_xlabel("block of noisy classes" if diagonal else "noisy class")
         axes.set_ylabel("block of clean classes" if diagonal else "clean class")
         if count <= 20:

@@ -248,3 +248,87 @@ def test_an_array_archive_that_is_none(nmtool: Callable, small: tuple, tmp_path:
     (tmp_path / "h.npz").write_bytes(buffer.getvalue())
     ran = nmtool("inject-noise", small[0], "--type", "human", "--human", "h.npz:worse")
     assert (ran.code, "h.npz" in ran.err, "Traceback" in ran.err) == (65, True, False), ran.err
+
+
+def folder_of(root: Path, names: list[str]) -> list[str]:
+    """Two images a class; returns their ids."""
+    from PIL import Image
+
+    ids = [f"{name}/{k}.png" for name in names for k in range(2)]
+    for sample in ids:
+        (root / sample).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2)).save(root / sample)
+    return ids
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("names", [[str(k) for k in range(12)], ["01", "02", "03"], ["3", "5", "10"]])
+def test_classes_called_by_numbers_are_joined_by_name(
+    ok: Callable, nmtool: Callable, tmp_path: Path, names: list[str], suffix: str
+) -> None:
+    """Folders 0 to 11 are sorted as text, so that label 2 is class 10: the names in a table are no label numbers."""
+    ids = folder_of(tmp_path / "set", names)
+    clean = [sample.split("/")[0] for sample in ids]
+    given = [names[(names.index(name) + 1) % len(names)] if k % 3 == 0 else name for k, name in enumerate(clean)]
+    columns: dict[str, list] = {"sample": ids, "clean": clean, "label": given}
+    path = tmp_path / f"h{suffix}"
+    if suffix == ".parquet":
+        if names[0] != "01":  # as pandas would write them
+            columns |= {"clean": [int(name) for name in clean], "label": [float(name) for name in given]}
+        path.write_bytes(parquet_bytes(columns))
+    else:
+        lines = [columns.keys(), *zip(*columns.values(), strict=True)]
+        path.write_text("".join(("," if suffix == ".csv" else "\t").join(line) + "\n" for line in lines))
+    body = ok("inject-noise", "folder:set", "--type", "human", "--human", path.name, "--json").json
+    labels = read_labels(open_artifact(tmp_path / body["artifact"]))
+    assert {s: labels.classes[k] for s, k in zip(labels.samples, labels.noisy, strict=True)} == dict(
+        zip(ids, given, strict=True)
+    )
+    # an array of the same numbers holds label numbers
+    rows = [labels.classes.index(name) for name in given]
+    np.savez(tmp_path / "h.npz", sample=np.array(ids), label=rows)
+    body = ok("inject-noise", "folder:set", "--type", "human", "--human", "h.npz", "--json").json
+    assert [labels.classes[k] for k in noisy_of(tmp_path / body["artifact"])] == [
+        dict(zip(ids, given, strict=True))[sample] for sample in labels.samples
+    ]
+
+
+def test_label_numbers_in_a_table_stay_label_numbers(ok: Callable, nmtool: Callable, tmp_path: Path) -> None:
+    ids = folder_of(tmp_path / "set", ["1", "2", "10"])  # in the order 1, 10, 2
+    (tmp_path / "h.csv").write_text("sample,label\n" + "".join(f"{s},{k % 3}\n" for k, s in enumerate(ids)))
+    body = ok("inject-noise", "folder:set", "--type", "human", "--human", "h.csv", "--json").json
+    labels = read_labels(open_artifact(tmp_path / body["artifact"]))
+    assert {s: int(k) for s, k in zip(labels.samples, labels.noisy, strict=True)} == {
+        s: k % 3 for k, s in enumerate(ids)
+    }
+    (tmp_path / "h.csv").write_text("sample,label\n" + "".join(f"{s},{k}\n" for k, s in enumerate(ids)))
+    ran = nmtool("inject-noise", "folder:set", "--type", "human", "--human", "h.csv")
+    assert (ran.code, "the label 3" in ran.err) == (65, True), ran.err
+
+
+def test_rows_of_other_data_are_not_taken_by_number(
+    ok: Callable, nmtool: Callable, small: tuple, tmp_path: Path
+) -> None:
+    """More rows than the data has, no ids, nothing to check against: another split's file would pass unseen."""
+    data, y, worse = small
+    np.save(tmp_path / "h.npy", np.append(worse, [0]))
+    ran = nmtool("inject-noise", data, "--type", "human", "--human", "h.npy")
+    assert (ran.code, "13 rows" in ran.err, "'sample'" in ran.err) == (65, True, True), ran.err
+    np.savez(tmp_path / "h.npz", worse=np.append(worse, [0]), clean=np.append(y, [0]))
+    assert ok("inject-noise", data, "--type", "human", "--human", "h.npz", "--json").json["flipped"] == 5
+
+
+def test_arrays_of_other_forms(ok: Callable, nmtool: Callable, small: tuple, tmp_path: Path) -> None:
+    data, _, worse = small
+    np.save(tmp_path / "point.npy", np.int64(1))
+    np.savez(tmp_path / "point.npz", worse=np.int64(1), clean=np.int64(1))
+    for operand in ("point.npy", "point.npz:worse"):
+        ran = nmtool("inject-noise", data, "--type", "human", "--human", operand)
+        assert (ran.code, "one label a row" in ran.err, "Traceback" in ran.err) == (65, True, False), ran.err
+    names = np.array(["ant", "bee", "cat"])[worse].astype("S")  # bytes, as older numpy and HDF5 tools write texts
+    ids = np.array([f"train/{row:06d}" for row in range(12)], dtype="S")
+    np.savez(tmp_path / "bytes.npz", sample=ids[::-1], worse=names[::-1])
+    body = ok("inject-noise", data, "--type", "human", "--human", "bytes.npz", "--json").json
+    assert noisy_of(tmp_path / body["artifact"]) == worse.tolist()
+    ran = nmtool("inject-noise", data, "--type", "human", "--human", ".")
+    assert (ran.code, "is no file" in ran.err) == (66, True), ran.err

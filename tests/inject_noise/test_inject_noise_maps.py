@@ -199,3 +199,46 @@ def test_cifar10_is_recognised_on_real_data(ok: Callable, nmtool: Callable, real
     assert not labels.flipped[~mapped].any()
     ran = nmtool("inject-noise", "digits", "--type", "asymmetric", "--ratio", "0.4")
     assert (ran.code, "--map or --groups" in ran.err) == (2, True)
+
+
+def test_a_complex_matrix_and_a_folder_are_refused(nmtool: Callable, tmp_path: Path) -> None:
+    np.save(tmp_path / "t.npy", np.eye(10) * (1 + 1j))
+    ran = nmtool("inject-noise", "digits", "--type", "matrix", "--matrix", "t.npy")
+    assert (ran.code, "complex" in ran.err) == (65, True), ran.err
+    for flags in (
+        ("matrix", "--matrix"),
+        ("asymmetric", "--ratio", "0.1", "--map"),
+        ("symmetric", "--ratio", "0.1", "--related"),
+    ):
+        ran = nmtool("inject-noise", "digits", "--type", *flags, ".")
+        assert (ran.code, "is a folder" in ran.err) == (66, True), ran.err
+
+
+def test_numbers_in_files_are_all_names_or_all_labels(tmp_path: Path) -> None:
+    """Classes called 1, 2 and 10 stand in the order 1, 10, 2."""
+    classes, path = ("1", "10", "2"), tmp_path / "m.json"
+    path.write_text('{"1": "2", "2": "10"}')  # names
+    assert mapping_of(classes, map_=str(path), groups=None, related=None)[0].tolist() == [2, 1, 1]
+    path.write_text('{"0": "1", "1": "2"}')  # there is no class 0: label numbers
+    assert mapping_of(classes, map_=str(path), groups=None, related=None)[0].tolist() == [1, 2, 2]
+    path.write_text('{"0": "a", "1": "a", "2": null}')
+    assert mapping_of(classes, map_=None, groups=str(path), related=None)[0].tolist() == [1, 0, 2]
+    path.write_text('{"1": "a", "2": "a", "10": null}')
+    assert mapping_of(classes, map_=None, groups=str(path), related=None)[0].tolist() == [2, 1, 0]
+    path.write_text('["1", "2"]')
+    assert read_related(str(path), classes).tolist() == [0, 2]
+    for text in ('{"0": "10"}', '{"0": "3"}'):
+        path.write_text(text)
+        with pytest.raises(DataError, match="the label"):
+            mapping_of(classes, map_=str(path), groups=None, related=None)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": "x", "b": "x", "a": "y"}', '{"a": "x", "b": "x", "0": "y", "1": "x"}', "[]", "3"]
+)
+def test_groups_that_say_two_things_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "g.json"
+    path.write_text(text)
+    for how in ({"map_": None, "groups": str(path)}, {"map_": str(path), "groups": None}):
+        with pytest.raises(DataError):
+            mapping_of(("a", "b"), **how, related=None)

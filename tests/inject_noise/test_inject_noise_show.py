@@ -27,6 +27,14 @@ def test_few_classes_in_numbers(ok: Callable, tmp_path: Path) -> None:
     assert any("the most hit class took 50 % of the flips, 2 of 2 classes were hit" in line for line in lines)
 
 
+def test_a_name_with_line_breaks_keeps_to_its_line(ok: Callable, tmp_path: Path) -> None:
+    y = np.repeat(np.arange(2), 50)
+    lines = draw(ok, tmp_path, y, ["a\nb\tc", "<b>"], "--type", "pairflip", "--ratio", "0.3")
+    rows = [line for line in lines if line.count("|") == 2]
+    assert [row.split("|")[0].strip() for row in rows] == ["a\\x0ab\\x09c", "<b>"]
+    assert rows[0].index("|") == rows[1].index("|")
+
+
 def test_some_classes_in_shades(ok: Callable, tmp_path: Path) -> None:
     y = np.repeat(np.arange(20), 10)
     lines = draw(ok, tmp_path, y, [f"c{i:02d}" for i in range(20)], "--type", "pairflip", "--ratio", "0.1")

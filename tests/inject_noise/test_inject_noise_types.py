@@ -209,6 +209,8 @@ def test_ratios_and_seeds_are_a_product(ok: Callable, nmtool: Callable, tmp_path
         ("--type", "matrix", "--matrix", "t.npy", "--ratio", "0.1"),
         ("--type", "human", "--human", "t.npy", "--seed", "1"),
         ("--type", "human"),
+        ("--type", "symmetric", "--ratio", "0.1", "--seed", "-1", "--dry-run"),
+        ("--type", "symmetric", "--ratio", "0.1", "--seeds", f"0,{2**63}", "--dry-run"),
         ("--type", "symmetric"),
         ("--type", "symmetric", "--ratio", "1"),
         ("--type", "symmetric", "--ratio", "-0.1"),
@@ -227,6 +229,31 @@ def test_what_makes_no_sense_is_refused_at_once(nmtool: Callable, tmp_path: Path
     ran = nmtool("inject-noise", "digits", *argv)
     assert ran.code == 2, ran.err
     assert "Traceback" not in ran.err
+
+
+def test_what_changes_nothing_is_no_part_of_the_key(ok: Callable, tmp_path: Path) -> None:
+    argv = ("inject-noise", "digits", "--type", "symmetric", "--dry-run", "--json")
+    keys = [ok(*argv, *more).json["key"] for more in (("--ratio", "0"), ("--ratio", "-0.0"))]
+    keys.append(ok(*argv, "--ratio", "0", "--ratio-of", "all").json["key"])  # all rows may flip
+    assert len(set(keys)) == 1
+    (tmp_path / "some.txt").write_text("0\n1\n2\n")
+    some = [
+        ok(*argv, "--ratio", "0.1", "--related", "some.txt", "--ratio-of", of).json["key"] for of in ("all", "mapped")
+    ]
+    assert len(set(some)) == 2
+
+
+def test_several_never_go_into_an_artifact(ok: Callable, nmtool: Callable, tmp_path: Path) -> None:
+    argv = ("inject-noise", "digits", "--type", "symmetric")
+    ok(*argv, "--ratio", "0.1", "-o", "out")
+    for out in ("out", "out/data", "out/data/x"):
+        for more in ((), ("--force",), ("--dry-run",)):
+            ran = nmtool(*argv, "--ratio", "0.1,0.2", "-o", out, *more)
+            assert (ran.code, "inside the artifact" in ran.err) == (73, True), ran.err
+    assert ok("verify", "out", "--full").code == 0
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "manifest.json").write_text("{}")  # many programs have one
+    ok(*argv, "--ratio", "0.1,0.2", "-o", "web/noise")
 
 
 def test_one_class_present_among_two(ok: Callable, nmtool: Callable, tmp_path: Path) -> None:
