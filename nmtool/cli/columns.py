@@ -26,3 +26,9 @@ def pairs(rows: Mapping[str, str], indent: str = "") -> Iterator[str]:
             break_on_hyphens=False,
         )
         yield from lines or [head.rstrip()]
+
+
+def paragraphs(*texts: str) -> Iterator[str]:
+    """Each text on lines of its own."""
+    for text in texts:
+        yield from textwrap.wrap(text, width(), break_long_words=False, break_on_hyphens=False)

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from nmtool.cli.columns import pairs
+from nmtool.cli.columns import pairs, paragraphs
 from nmtool.errors import UsageError
 
 TOPICS = {
@@ -87,7 +87,7 @@ def _answer(topic: str | None, name: str | None) -> tuple[Mapping[str, object], 
 
 def _models() -> tuple[Mapping[str, object], Iterable[str]]:
     more = "nmtool list models PATTERN names those of timm that match, for example: nmtool list models 'resnet50*'"
-    return {"models": MODELS}, [*pairs(MODELS), "", more]
+    return {"models": MODELS}, [*pairs(MODELS), "", *paragraphs(more)]
 
 
 def _timm(pattern: str) -> tuple[Mapping[str, object], Iterable[str]]:

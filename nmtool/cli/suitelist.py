@@ -6,7 +6,7 @@ import difflib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-from nmtool.cli.columns import pairs, width
+from nmtool.cli.columns import pairs, paragraphs, width
 from nmtool.data.suites.catalogue import PARTS, SUITES
 from nmtool.data.suites.facts import Suite
 from nmtool.data.suites.open import suite_named
@@ -39,7 +39,7 @@ def table() -> tuple[Mapping[str, object], Iterable[str]]:
             for k, (cell, size) in enumerate(zip(cells, wide, strict=True))
         )
         lines.append(("  " + "  ".join(padded)).rstrip())
-    return {"suites": [_facts(suite) for suite in SUITES]}, [*map(_fitted, lines), "", *_MORE]
+    return {"suites": [_facts(suite) for suite in SUITES]}, [*map(_fitted, lines), "", *paragraphs(*_MORE)]
 
 
 def one(name: str) -> tuple[Mapping[str, object], Iterable[str]]:
@@ -56,7 +56,8 @@ def one(name: str) -> tuple[Mapping[str, object], Iterable[str]]:
     sizes = (f"{split} {'(varies)' if size is None else f'{size:,}'}" for split, size in suite.splits.items())
     about = {
         "group": f"{suite.group}; {suite.kind}",
-        "classes": str(suite.classes or ""),
+        "classes": (f"{suite.classes:,}" if suite.classes else "")
+        + (f", ImageNet-1K's; it has {suite.subset}" * bool(suite.subset)),
         "splits": ", ".join(sizes),
         "metric": suite.metric if suite.metric != "none" else "",
         "source": suite.source,
@@ -105,6 +106,7 @@ def _facts(suite: Suite) -> dict[str, object]:
         "group": suite.group,
         "kind": suite.kind,
         "classes": suite.classes,
+        "subset": suite.subset,
         "splits": dict(suite.splits),
         "metric": suite.metric,
         "source": suite.source,

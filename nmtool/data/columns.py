@@ -48,9 +48,8 @@ class TableFile:
         self.rows = 0
         if suffix not in SUFFIXES:
             raise UsageError(f"the table {name!r}", f"a file ending in {', '.join(SUFFIXES)}", "rename or convert it")
-        with files.told(name):
-            self.identity = files.identity(path.stat())
-            self.settled = files.settled(files.stacked([self.identity]))
+        self.identity = files.identity(files.regular(path, name))
+        self.settled = files.settled(files.stacked([self.identity]))
         if self.is_parquet:
             with self.parquet() as file:
                 self.names: list[str] = list(file.schema_arrow.names)

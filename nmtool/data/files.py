@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -31,10 +32,10 @@ _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _SETTLED_NS = 2_000_000_000
 
 
-def identity(stat: os.stat_result) -> Identity:
+def identity(found: os.stat_result) -> Identity:
     """What changes when a file does."""
     # 63 bits of the inode: some network file systems use all 64, and identities are kept as int64 arrays
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino & (2**63 - 1), stat.st_dev
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino & (2**63 - 1), found.st_dev
 
 
 def stacked(identities: Sequence[Identity]) -> Int:
@@ -75,6 +76,20 @@ def told(what: str) -> Iterator[None]:
         raise StorageError(f"{what} can't be read ({error.strerror or error})", "", "check the disk") from error
 
 
+def regular(path: Path, name: str) -> os.stat_result:
+    """The stat of a file that may be opened: a pipe in its place would be waited for without end.
+
+    Raises:
+        InputMissingError: it is not there.
+        DataError: it is no file.
+    """
+    with told(name):
+        found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{name} is no file", "a file itself")
+    return found
+
+
 def place(where: str, what: str, scheme: str) -> tuple[Path, os.stat_result]:
     """The absolute path of a data URI's file or folder, and its stat.
 
@@ -82,7 +97,8 @@ def place(where: str, what: str, scheme: str) -> tuple[Path, os.stat_result]:
         InputMissingError: it is not there.
         PermissionDeniedError: the way to it is barred.
     """
-    missing = InputMissingError(f"no {what} {where!r}", f"a {what} that exists", f"check the path after {scheme}:")
+    after = f"{scheme}:" if scheme.isalnum() else scheme
+    missing = InputMissingError(f"no {what} {where!r}", f"a {what} that exists", f"check the path after {after}")
     if not where or "\0" in where:
         raise missing
     with contextlib.suppress(RuntimeError):  # "~" of a user who has no home

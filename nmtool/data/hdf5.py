@@ -11,7 +11,6 @@ import contextlib
 import importlib
 import math
 import os
-import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,11 +46,7 @@ class Hdf5Array:
         self._lock = threading.Lock()
         self._open: Any = None
         self._process = 0
-        with files.told(path.name):
-            found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise DataError(f"{path.name} is no file", "an HDF5 file")
-        self.identity = files.identity(found)
+        self.identity = files.identity(files.regular(path, path.name))
         with self._lock:
             array = self._array()
             self.shape: tuple[int, ...] = tuple(int(n) for n in array.shape)

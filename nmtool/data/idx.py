@@ -33,6 +33,7 @@ def shape(path: Path, name: str, *, code: int, dims: int) -> tuple[int, ...]:
         DataError: no IDX file, one of another type or other dimensions, or one that does not have the bytes that its
             header promises.
     """
+    files.regular(path, name)
     with files.told(name), path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(4 + 4 * dims)

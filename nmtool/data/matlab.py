@@ -69,6 +69,7 @@ class Mat:
             DataError: no .mat file of level 5, or a damaged one.
         """
         self.path, self.name = path, name
+        files.regular(path, name)
         with files.told(name), path.open("rb") as stream:
             self._identity = files.identity(os.fstat(stream.fileno()))
             self._order = self._start(stream.read(_HEAD))

@@ -51,6 +51,19 @@ def test_the_table_of_suites_has_every_suite_once_in_a_terminal_s_width(ok: Call
     assert found["glue-x/mnli"][3] == "589,824"  # 9,832 + 9,840 + 570,152
 
 
+@pytest.mark.parametrize("topic", [("models",), ("recipes",), *(("suites", suite.name) for suite in SUITES)])
+def test_no_page_is_wider_than_a_terminal(
+    topic: tuple[str, ...], ok: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, ok("list", *topic).out.splitlines())) <= 80
+
+
+def test_variants_say_which_classes_they_have(ok: Callable) -> None:
+    assert "200 classes" in ok("list", "suites", "imagenet-r").out
+    assert ok("list", "suites", "objectnet", "--json").json["subset"] == "125 classes in 113 groups"
+
+
 def test_rows_are_cut_to_the_terminal(tmp_path: Path) -> None:
     leader, follower = pty.openpty()
     env = {**os.environ, "COLUMNS": "70", "TERM": "xterm"}

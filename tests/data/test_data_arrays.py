@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -265,3 +266,11 @@ def test_a_file_that_changed_after_it_was_indexed(tmp_path: Path, nothing: Memo)
     np.savez(path, X_train=FEATURES + 1)
     with pytest.raises(DataError, match="changed"):
         data.features("train")
+
+
+@pytest.mark.parametrize("uri", ["arrays:{}.npz", "table:{}.parquet", "table:{}.csv"])
+def test_a_pipe_in_a_files_place_is_not_waited_for(tmp_path: Path, uri: str) -> None:
+    where = uri.format(tmp_path / "x")
+    os.mkfifo(where.partition(":")[2])
+    with pytest.raises(DataError, match="is no file"):
+        open_dataset(where, memo=Memo(None))

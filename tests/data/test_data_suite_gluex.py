@@ -106,7 +106,7 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], object], int, tuple[str, ...]]] =
     "imdb with an empty folder": ("sst2", lambda r: (r / "aclImdb/test/pos/0_10.txt").unlink(), 66, ("test/pos",)),
     "no grammar test": ("cola", lambda r: (r / "cola_ood").rename(r / "x"), 66, ("no cola_ood",)),
     "no state": ("cola", lambda r: (r / SAVED).unlink(), 66, (SAVED,)),
-    "a state of another kind": ("cola", lambda r: (r / SAVED).write_text("[]"), 65, (SAVED,)),
+    "a state of another kind": ("cola", lambda r: (r / SAVED).write_text("[]"), 65, ("state.json",)),
     "a path that climbs": ("cola", lambda r: _swap(r / SAVED, "data-00000", "../away/data-00000"), 65, ("'../away/",)),
     "an absolute path": ("cola", lambda r: _swap(r / SAVED, "data-00000", "/etc/data"), 65, ("'/etc/data",)),
     "a part gone": (
@@ -121,11 +121,11 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], object], int, tuple[str, ...]]] =
         65,
         ("00001",),
     ),
-    "rows picked": (
+    "rows picked by a file that is not there": (
         "cola",
         lambda r: _swap(r / SAVED, "{", '{"_indices_data_files": [{"filename": "i"}], '),
-        65,
-        ("index",),
+        66,
+        ("i is not there",),
     ),
     "another class": (
         "cola",

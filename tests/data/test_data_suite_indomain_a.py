@@ -217,11 +217,7 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...]]] = {
     "food class twice": ("food101", _append(f"{FOOD}/classes.txt", "waffles"), ("classes.txt", "'waffles'")),
     "food no text": ("food101", _bytes(f"{FOOD}/test.txt", b"\xff\xfe\x00"), ("meta/test.txt", "UTF-8")),
     "pets other breed": ("oxfordpet", _append(f"{PETS}/test.txt", "Bombay_1 2 1 1"), ("test.txt", "class 2")),
-    "pets a class without images": (
-        "oxfordpet",
-        _append(f"{PETS}/test.txt", "Bombay_1 5 1 1"),
-        ("no image of class 4",),
-    ),
+    "pets a class too many": ("oxfordpet", _append(f"{PETS}/test.txt", "Bombay_1 38 1 1"), ("number 38", "1 to 37")),
     "pets class 0": ("oxfordpet", _append(f"{PETS}/test.txt", "Bombay_1 0 1 1"), ("test.txt, line 4", "number 0")),
     "pets a number of many digits": (
         "oxfordpet",

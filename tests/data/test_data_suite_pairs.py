@@ -98,6 +98,19 @@ def test_folders_of_files_are_read_by_their_metadata(tmp_path: Path, suite: str)
         assert np.array_equal(dataset.image("train", row), shards.image("train", row))
 
 
+@pytest.mark.parametrize("names", [["000000", "000001"], ["00007"], ["cc12m-train-0003"]])
+def test_shards_of_other_numbers_are_found(tmp_path: Path, names: list[str]) -> None:
+    folder = write_shards(tmp_path, "cc12m") / "cc12m"
+    for path, name in zip(sorted(folder.glob("*.tar")), names, strict=False):
+        path.rename(folder / f"{name}.tar_")
+    for path in [*folder.glob("*.tar"), *folder.glob("*.parquet")]:
+        path.unlink()
+    for path in folder.glob("*.tar_"):
+        path.rename(path.with_suffix(".tar"))
+    expected = [caption for pairs in PAIRS[: len(names)] for caption in pairs.values()]
+    assert captions_of(opened("suite:cc12m", tmp_path)) == expected
+
+
 def test_other_encodings_are_found(tmp_path: Path) -> None:
     folder = write_files(tmp_path, "cc12m") / "cc12m"
     for path in folder.glob("0000?/*.jpg"):
@@ -141,7 +154,10 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], object], int, tuple[str, ...]]] =
     ),
     "an image is gone": ("files", lambda r: (r / "00001/000010001.jpg").unlink(), 66, ("00001/000010001.jpg",)),
     "the metadata was cut": ("files", lambda r: _cut(r / "00001.parquet"), 65, ("00001.parquet",)),
-    "a folder is gone": ("files", lambda r: (r / "00001").rename(r / "away"), 66, ("00001.parquet is not there",)),
+    "a folder is gone": ("files", lambda r: (r / "00001").rename(r / "away"), 66, ("the folder 00001",)),
+    "the first metadata is gone": ("files", lambda r: (r / "00000.parquet").unlink(), 66, ("00000.parquet",)),
+    "the last metadata is gone": ("files", lambda r: (r / "00002.parquet").unlink(), 66, ("00002.parquet",)),
+    "the last folder is gone": ("files", lambda r: (r / "00002").rename(r / "away"), 66, ("the folder 00002",)),
 }
 
 

@@ -287,6 +287,23 @@ def test_class_names_above_the_split_folders(shard: Write, tmp_path: Path) -> No
     assert rows(data, "test") == {"s0.webp": "dog", "s1.webp": "cat"}
 
 
+def test_shards_in_folders_of_splits(shard: Write, tmp_path: Path) -> None:
+    """As CLIP_benchmark lays shards out: their names and keys don't say the split, only their folders do."""
+    for split, label in (("train", "0"), ("test", "1")):
+        shard(f"{split}/0.tar", {"s0.jpg": None, "s0.cls": label})
+    (tmp_path / "classnames.txt").write_text("cat\ndog\n")
+    for where in (tmp_path, f"{tmp_path}/{{train,test}}/0.tar"):
+        data = opened(where)
+        assert {split: rows(data, split) for split in data.splits} == {
+            "train": {"s0.jpg": "cat"},
+            "test": {"s0.jpg": "dog"},
+        }
+    assert list(opened(tmp_path / "test" / "0.tar").splits) == ["test"]
+    assert list(opened(f"val={tmp_path}/test").splits) == ["val"]
+    shard("test/1.tar", {"val/s1.jpg": None, "val/s1.cls": "0"})  # the key says more than the folder
+    assert rows(opened(f"{tmp_path}/test"), "val") == {"val/s1.jpg": "cat"}
+
+
 def test_given_names_order_named_labels(shard: Write, tmp_path: Path) -> None:
     path = shard("a.tar", {"a.jpg": None, "a.cls": "cat", "b.jpg": None, "b.cls": "7"})
     (tmp_path / "n.txt").write_text("zebra\ncat\n7\n")

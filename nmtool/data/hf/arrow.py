@@ -67,8 +67,7 @@ class ArrowShard:
             DataError: truncated, damaged, compressed, or with columns of a type that ``datasets`` does not write.
         """
         self.path, self.name = path, name
-        with files.told(name):
-            self.identity = files.identity(path.stat())
+        self.identity = files.identity(files.regular(path, name))
         self.settled = files.settled(files.stacked([self.identity]))
         self._batches: list[_Batch] = []
         with self._open() as descriptor:
@@ -89,6 +88,9 @@ class ArrowShard:
         with self._open() as descriptor:
             for batch in self._batches:
                 if not batch.rows:
+                    continue
+                if not place.width:  # a column without a type has no buffers
+                    chunks.append(pa.nulls(batch.rows, place.type))
                     continue
                 buffers = [self._buffer(descriptor, batch, place.first + k) for k in range(place.width)]
                 validity, *others = [pa.py_buffer(each) for each in buffers]

@@ -215,6 +215,7 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
 
 def read_small(path: Path, name: str) -> bytes:
     """The bytes of a file about the data; raises ``DataError`` where there are over 64 MiB."""
+    files.regular(path, name)
     with files.told(name), path.open("rb") as stream:
         body = stream.read(_CAP + 1)
     if len(body) > _CAP:

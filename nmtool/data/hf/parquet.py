@@ -43,8 +43,7 @@ class ParquetShard:
             DataError: no sound Parquet file.
         """
         self.path, self.name = path, name
-        with files.told(name):
-            self.identity = files.identity(path.stat())
+        self.identity = files.identity(files.regular(path, name))
         self.settled = files.settled(files.stacked([self.identity]))
         self._held: OrderedDict[tuple[Leaf, int], Any] = OrderedDict()
         self._lock = threading.Lock()

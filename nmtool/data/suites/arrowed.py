@@ -1,24 +1,24 @@
-"""Columns of the files that Hugging Face keeps texts in: Parquet shards, and what ``save_to_disk`` writes.
+"""Columns of texts in the files that Hugging Face keeps them in: Parquet shards, and what ``save_to_disk`` writes.
 
-Shards are counted by their names (``train-00000-of-00002.parquet``): a missing one is refused, not skipped.
+The files are read as ``hf:`` reads them, a column at a time. Shards are counted by their names
+(``train-00000-of-00002.parquet``): a missing one is refused, not skipped.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nmtool.data import files
+import numpy as np
+
+from nmtool.data.hf.arrow import ArrowShard
+from nmtool.data.hf.files import STATE, find
+from nmtool.data.hf.parquet import ParquetShard
+from nmtool.data.hf.store import Store
 from nmtool.data.suites.facts import WrongLayout
 from nmtool.errors import DataError, InputMissingError
-
-# Without it a stream that was cut between two batches reads as one with fewer rows.
-_END = b"\xff\xff\xff\xff\0\0\0\0"
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 def shards(folder: Path, split: str) -> list[Path]:
@@ -46,18 +46,12 @@ def parquet(paths: Sequence[Path], columns: Sequence[str]) -> list[list[Any]]:
         WrongLayout: a file has no such column.
         DataError: it is damaged.
     """
-    import pyarrow
-    import pyarrow.parquet
-
     out: list[list[Any]] = [[] for _ in columns]
     for path in paths:
-        name = f"{path.parent.name}/{path.name}"
-        with _sound(name), pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
-            _check(file.schema_arrow.names, columns, name)
-            # Without threads: a process that ends while Arrow's pool is still starting is aborted.
-            table = file.read(columns=list(columns), use_threads=False)
+        shard = ParquetShard(path, f"{path.parent.name}/{path.name}")
+        _check(shard, columns)
         for cells, column in zip(out, columns, strict=True):
-            cells += table.column(column).to_pylist()
+            cells += _texts(shard.column((column,)), shard.name)
     return out
 
 
@@ -67,64 +61,32 @@ def saved(folder: Path, columns: Sequence[str]) -> tuple[list[list[Any]], list[P
     Raises:
         InputMissingError: a file that its ``state.json`` names is not there.
         WrongLayout: it has no such column.
-        DataError: it is damaged, or its rows are chosen by an index file.
+        DataError: it is damaged.
     """
-    import pyarrow
-    import pyarrow.ipc
-
-    paths = _data_files(folder)
-    out: list[list[Any]] = [[] for _ in columns]
-    for path in paths[1:]:
-        name = f"{folder.name}/{path.name}"
-        with _sound(name), pyarrow.OSFile(str(path)) as source, pyarrow.ipc.open_stream(source) as stream:
-            _check(stream.schema.names, columns, name)
-            table = stream.read_all()
-            source.seek(source.size() - len(_END))
-            if source.read() != _END:
-                raise DataError(f"{name} has no end mark: it was cut", "the whole file", "fetch it again")
-        for cells, column in zip(out, columns, strict=True):
-            cells += table.column(column).to_pylist()
-    return out, paths
+    if not (folder / STATE).is_file():
+        raise InputMissingError(f"{folder.name}/{STATE} is not there", "what save_to_disk writes")
+    layout = find(folder, "")
+    store = Store(layout)
+    for shard in store.shards:
+        _check(shard, columns)
+    rows = np.concatenate(list(store.rows.values()))
+    cells = [_texts(store.column((column,), rows), folder.name) for column in columns]
+    read = [path for stored in layout.splits.values() for path in (*stored.paths, *stored.picked)]
+    return cells, [*layout.about, *read]
 
 
-def _data_files(folder: Path) -> list[Path]:
-    """``state.json`` and the Arrow files that it names."""
-    name = f"{folder.name}/state.json"
-    with files.told(name):
-        body = (folder / "state.json").read_bytes()
+def _texts(array: Any, name: str) -> list[Any]:
+    """A column's cells; raises ``DataError`` where a text is no UTF-8."""
     try:
-        state = json.loads(body)
-        named = [each["filename"] for each in state["_data_files"]]
-        chosen = state.get("_indices_data_files") or state.get("_indices_files")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{name} does not say which files hold the data", "what save_to_disk writes") from None
-    if chosen:
-        raise DataError(f"{name} picks rows by an index file", "all rows in their order", "save it flattened")
-    for each in named:
-        if not isinstance(each, str) or not _PLAIN.fullmatch(each):
-            raise DataError(f"{name} names the file {each!r}", "a file beside it")
-    if not named:
-        raise DataError(f"{name} names no file", "the files that hold the data")
-    return [folder / "state.json", *(folder / each for each in named)]
+        return list(array.to_pylist())
+    except UnicodeDecodeError:
+        raise DataError(f"{name} holds text that is no UTF-8", "text in UTF-8", "fetch it again") from None
 
 
-def _check(names: Sequence[str], columns: Sequence[str], name: str) -> None:
+def _check(shard: ArrowShard | ParquetShard, columns: Sequence[str]) -> None:
+    names = shard.schema.names
     missing = [column for column in columns if column not in names]
     if missing:
-        raise WrongLayout(f"{name} has no column {missing[0]!r} (it has {', '.join(names)})", "the official columns")
-
-
-@contextlib.contextmanager
-def _sound(name: str) -> Iterator[None]:
-    """Tell what Arrow finds wrong with a file from what the operating system does."""
-    import pyarrow
-
-    with files.told(name):
-        try:
-            yield
-        except DataError:
-            raise
-        except (pyarrow.ArrowException, ValueError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise DataError(f"{name} can't be read ({str(error)[:200]})", "a sound file", "fetch it again") from None
+        raise WrongLayout(
+            f"{shard.name} has no column {missing[0]!r} (it has {', '.join(names)})", "the official columns"
+        )

@@ -31,7 +31,8 @@ _CLASSES = tuple(_NAMES.split())
 
 
 def _load(suite: Suite, request: Request) -> Dataset:
-    root = request.root / _FOLDER
+    inner = request.root / _FOLDER
+    root = inner if inner.is_dir() else request.root
     known = {name: number for number, name in enumerate(_CLASSES)}
     found = class_folders(root, "", known, suite)
     tests = {name: len(paths) - max(1, min(_TRAINING, len(paths) - 1)) if paths else 0 for name, paths in found.items()}
@@ -56,8 +57,8 @@ caltech101/
     accordion/image_0001.jpg …
     …
 """,
-    witnesses=(_FOLDER,),
-    folders=("caltech-101", "Caltech101"),
+    witnesses=(_FOLDER, *_CLASSES),
+    folders=("caltech-101", "Caltech101", _FOLDER),
     load=_load,
     aliases=("caltech",),
     note="the 102nd class is BACKGROUND_Google, which torchvision leaves out",

@@ -168,8 +168,7 @@ class _Batches:
 
 
 def _identity(path: Path) -> files.Identity:
-    with files.told(path.name):
-        found = files.identity(path.stat())
+    found = files.identity(files.regular(path, path.name))
     if found[0] > pickles.BYTES:
         raise DataError(f"{path.name} has {found[0]} bytes", f"at most {pickles.BYTES}")
     return found

@@ -74,6 +74,8 @@ def _rows(root: Path, domain: str, part: str, names: dict[int, tuple[str, str]])
     paths: list[str] = []
     labels: list[int] = []
     for at, line in lines(regular(root / source, source, _LIST_BYTES), source):
+        if not line.strip():
+            continue
         image, _, digits = line.rstrip().rpartition(" ")
         folder = image.split("/")
         if len(folder) != 3 or folder[0] != domain or not digits.isascii() or not digits.isdecimal():
@@ -105,11 +107,12 @@ def _agree(
 
 _TREE = """
 domainnet/
-  real_train.txt              lines such as real/aircraft_carrier/real_002_000001.jpg 0
+  real_train.txt         such as real/aircraft_carrier/real_002_000001.jpg 0
   real_test.txt
   real/aircraft_carrier/real_002_000001.jpg …
   sketch_train.txt
-  …                           (clipart, infograph, painting, quickdraw, real, sketch: at least one)
+  …                      (at least one of clipart, infograph, painting,
+                         quickdraw, real and sketch)
 """
 
 DOMAINNET = Suite(

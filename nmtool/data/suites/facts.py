@@ -51,7 +51,7 @@ class Suite:
         metric: what the papers report on it.
         source: its citation.
         tree: the official layout below the data root, drawn, as an error shows it.
-        witnesses: paths below the suite's folder; the folder is the one that has any of them.
+        witnesses: paths below the suite's folder, or patterns with ``*``; the folder is the one that has any of them.
         folders: what the suite's folder is called below the data root, besides its name; "" is the root itself.
         load: reads the layout; raises the error family, naming what is wrong.
         members: parts that may be asked for alone, as ``suite:domainnet/real``.

@@ -52,7 +52,7 @@ flowers-102/
   jpg/image_00001.jpg …
 """,
     witnesses=("imagelabels.mat", "setid.mat"),
-    folders=("flowers-102", "102flowers", "oxford_flowers102"),
+    folders=("flowers-102", "102flowers", "oxford_flowers102", "oxford_flowers"),
     load=_load,
     aliases=("flowers", "oxford_flowers102"),
     note="The official files number the classes and do not name them: the class names are 1 to 102.",

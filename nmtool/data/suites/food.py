@@ -42,8 +42,8 @@ def _named(path: Path) -> list[str]:
     name = f"meta/{path.name}"
     if path.suffix == ".txt":
         return [line for _, line in rows(path, name)]
+    size = files.regular(path, name).st_size
     with files.told(name):
-        size = path.stat().st_size
         body = path.read_bytes() if size <= _BYTES else b""
     try:
         found = json.loads(body)

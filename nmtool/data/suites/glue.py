@@ -165,12 +165,12 @@ GLUE = Suite(
     metric="none",
     source="Wang et al. 2018",
     tree="""
-GLUE/                          as the official archives unpack; or as Parquet files
+GLUE/                        as the archives unpack; or as Parquet files
   CoLA/   train.tsv dev.tsv    cola/train-00000-of-00001.parquet
   SST-2/  train.tsv dev.tsv         validation-00000-of-00001.parquet
   MRPC/   train.tsv dev.tsv    sst2/… mrpc/… stsb/… qqp/… qnli/… rte/…
-  STS-B/  train.tsv dev.tsv    mnli/train-… validation_matched-… validation_mismatched-…
-  QQP/    train.tsv dev.tsv
+  STS-B/  train.tsv dev.tsv    mnli/train-… validation_matched-…
+  QQP/    train.tsv dev.tsv         validation_mismatched-…
   MNLI/   train.tsv dev_matched.tsv dev_mismatched.tsv
   QNLI/   train.tsv dev.tsv
   RTE/    train.tsv dev.tsv

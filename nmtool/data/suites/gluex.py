@@ -118,13 +118,15 @@ def _facts(name: str, sets: Mapping[str, Beyond]) -> Suite:
 
 
 _TREE = """
-GLUE-X/                            or these folders in the data root itself
-  cola_ood/                        as GLUE-X releases it, by save_to_disk (or cola_ood.tsv: sentence, label)
+GLUE-X/                    or these folders in the data root itself
+  cola_ood/                as GLUE-X releases it, by save_to_disk
+                           (or cola_ood.tsv: sentence, label)
   aclImdb/{train,test}/{neg,pos}/0_3.txt …
-  GLUE/{QQP,MRPC,MNLI}/            as suite:glue has them
+  GLUE/{QQP,MRPC,MNLI}/    as suite:glue has them
   SICK/SICK.txt
   snli_1.0/snli_1.0_{train,dev,test}.jsonl (or .txt)
-  qnli_ood/                        as GLUE-X releases it (or qnli_ood.tsv: question, sentence, label)
+  qnli_ood/                as GLUE-X releases it, by save_to_disk
+                           (or qnli_ood.tsv: question, sentence, label)
   hans/heuristics_{train,evaluation}_set.txt
   SciTailV1.1/tsv_format/scitail_1.0_{train,dev,test}.tsv
 (a task needs its own sets only)

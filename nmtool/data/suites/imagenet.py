@@ -146,7 +146,8 @@ imagenet/
     n01440764/ILSVRC2012_val_00000293.JPEG …
 or, flat:
   val/ILSVRC2012_val_00000001.JPEG …
-  LOC_val_solution.csv  (or ILSVRC2012_devkit_t12/data/ with its ground truth and meta.mat)
+  LOC_val_solution.csv
+  (or ILSVRC2012_devkit_t12/data/ with its ground truth and meta.mat)
 or, from Kaggle:
   ILSVRC/Data/CLS-LOC/train, ILSVRC/Data/CLS-LOC/val
   LOC_val_solution.csv

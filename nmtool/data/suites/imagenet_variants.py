@@ -20,6 +20,7 @@ _V2 = {
     "threshold-0.7": "imagenetv2-threshold0.7-format-val",
     "top-images": "imagenetv2-top-images-format-val",
 }
+_WNIDS = ("n0*", "n1*")
 _TEST_ONLY = "test only: heads are trained on ImageNet-1K"
 
 
@@ -58,10 +59,10 @@ IMAGENET_V2 = Suite(
     tree="""
 imagenetv2/
   imagenetv2-matched-frequency-format-val/
-    0/….jpeg                  (folders are class numbers, 0 to 999)
+    0/….jpeg                           (folders are class numbers, 0 to 999)
     …
-  imagenetv2-threshold0.7-format-val/     (for suite:imagenet-v2/threshold-0.7)
-  imagenetv2-top-images-format-val/       (for suite:imagenet-v2/top-images)
+  imagenetv2-threshold0.7-format-val/  (suite:imagenet-v2/threshold-0.7)
+  imagenetv2-top-images-format-val/    (suite:imagenet-v2/top-images)
 """,
     witnesses=tuple(_V2.values()),
     folders=("imagenetv2", "ImageNetV2"),
@@ -85,7 +86,8 @@ imagenet-r/
   n01443537/art_0.jpg …
   …
 """,
-    witnesses=("imagenet-r", "n01443537"),
+    witnesses=("imagenet-r", *_WNIDS),
+    folders=("imagenet-rendition",),
     load=_load_wnids,
     subset="200 classes",
     protocol=_TEST_ONLY,
@@ -106,7 +108,7 @@ imagenet-sketch/
     n01440764/sketch_0.JPEG …
     …
 """,
-    witnesses=("sketch", "n01440764"),
+    witnesses=("sketch", *_WNIDS),
     folders=("ImageNet-Sketch", "imagenetsketch"),
     load=_load_wnids,
     protocol=_TEST_ONLY,
@@ -126,7 +128,8 @@ imagenet-a/
   n01498041/….jpg
   …
 """,
-    witnesses=("imagenet-a", "n01498041"),
+    witnesses=("imagenet-a", *_WNIDS),
+    folders=("imagenet-adversarial",),
     load=_load_wnids,
     subset="200 classes",
     protocol=_TEST_ONLY,

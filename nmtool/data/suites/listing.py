@@ -7,7 +7,6 @@ Windows leave behind, and files without an image suffix are passed over.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,12 +64,9 @@ def regular(path: Path, name: str, most: int) -> Path:
         InputMissingError: no such file.
         DataError: no file, or a larger one.
     """
-    with files.told(name):
-        found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise DataError(f"{name} is no file", "the official one")
-    if found.st_size > most:
-        raise DataError(f"{name} has {found.st_size} bytes", f"at most {most}")
+    size = files.regular(path, name).st_size
+    if size > most:
+        raise DataError(f"{name} has {size} bytes", f"at most {most}")
     return path
 
 

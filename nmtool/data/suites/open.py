@@ -1,14 +1,17 @@
 """``suite:NAME[/MEMBER]``: one of the papers' datasets, in its official layout below the data root.
 
-The suite's folder is looked for under its own name, under the names that official archives and torchvision give it,
-and as the data root itself. A layout that is not the official one is refused with a drawing of the expected tree. Sizes
-that are not the official ones are remarked on, not refused: a part of a dataset is good for trying.
+The suite's folder is looked for under its own name, under the names that official archives and torchvision give it, as
+the data root itself, then under these names in any case, and one inside another, as archives are often unpacked. A
+layout that is not the official one is refused with a drawing of the expected tree. Sizes that are not the official ones
+are remarked on, not refused: a part of a dataset is good for trying.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import itertools
+import os
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from nmtool.artifact.memo import Memo
@@ -17,6 +20,8 @@ from nmtool.data.dataset import Dataset
 from nmtool.data.suites.catalogue import SUITES
 from nmtool.data.suites.facts import Request, Suite, WrongLayout
 from nmtool.errors import InputMissingError, UsageError
+
+_SHOWN = 4
 
 
 def open_suite(where: str, *, uri: str, memo: Memo, data_root: Path | None) -> Dataset:
@@ -67,7 +72,10 @@ def suite_named(name: str, uri: str) -> Suite:
     known = {_plain(each): suite for suite in SUITES for each in (suite.name, *suite.aliases)}
     if _plain(name) not in known:
         near = difflib.get_close_matches(_plain(name), known, n=1)
-        hint = f"did you mean suite:{known[near[0]].name}?" if near else "nmtool list suites names them all"
+        # cola for glue/cola; the first of those that have such a part
+        part = next((f"{suite.name}/{each}" for suite in SUITES for each in suite.members if each == name.lower()), "")
+        meant = part or (known[near[0]].name if near else "")
+        hint = f"did you mean suite:{meant}?" if meant else "nmtool list suites names them all"
         raise UsageError(f"no suite {name!r} (in {uri!r})", "a suite's name", hint)
     return known[_plain(name)]
 
@@ -83,17 +91,38 @@ def _place(suite: Suite, data_root: Path, uri: str) -> Path:
         InputMissingError: none has; the message says where it was looked for and draws the tree.
     """
     root, _ = files.place(str(data_root), "folder", "--data-root")
-    tried: list[str] = []
-    for folder in dict.fromkeys((suite.name, *suite.folders, "")):
-        place = root / folder if folder else root
-        if any((place / witness).exists() for witness in suite.witnesses):
+    names = list(dict.fromkeys((suite.name, *suite.folders)))
+    for place in itertools.chain((root / name for name in names), (root,), _others(root, names)):
+        if any(_is_there(place, witness) for witness in suite.witnesses):
             return place
-        tried.append(f"{folder}/" if folder else "the data root itself")
+    shown = ", ".join(suite.witnesses[:_SHOWN]) + (" …" if len(suite.witnesses) > _SHOWN else "")
     raise InputMissingError(
         f"no {suite.title} for {uri} in {str(data_root)!r}",
-        f"one of {', '.join(suite.witnesses)} in {_or(tried)}",
+        f"one of {shown} in {_or([*(f'{name}/' for name in names), 'the data root itself'])}",
         _drawn(suite, "put it there, or name another --data-root"),
     )
+
+
+def _is_there(place: Path, witness: str) -> bool:
+    """Whether a folder has a path, or one that a pattern stands for."""
+    return any(place.glob(witness)) if "*" in witness else (place / witness).exists()
+
+
+def _others(root: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Folders called so but for case, ``-`` and ``_``, then those inside one of them, in the order of the names."""
+    known = {_plain(name) for name in names}
+    outer = _called(root, known)
+    yield from outer
+    for place in outer:
+        yield from _called(place, known)
+
+
+def _called(place: Path, known: Collection[str]) -> list[Path]:
+    with files.told(f"the folder {str(place)!r}"), os.scandir(place) as entries:
+        return [
+            place / name
+            for name in sorted(each.name for each in entries if _plain(each.name) in known and each.is_dir())
+        ]
 
 
 def _or(names: Sequence[str]) -> str:

@@ -37,8 +37,10 @@ def _load(suite: Suite, request: Request) -> Dataset:
         if dataset.kind != "captions":
             raise WrongLayout(f"the shards of {suite.title} hold {dataset.kind}", "images, each with its caption")
         return dataset
-    if tables := sorted(path for path in request.root.glob("*.parquet") if path.with_suffix("").is_dir()):
+    tables = sorted(request.root.glob("*.parquet"))
+    if any(path.with_suffix("").is_dir() for path in tables):
         _check_numbers(tables)
+        _check_folders(request.root, {path.stem for path in tables})
         return files_dataset(suite, request, (), {"train": _pairs(tables)}, inputs=tables)
     listed = _LISTS[suite.name]
     if (request.root / listed).is_file():
@@ -63,6 +65,15 @@ def _check_numbers(paths: list[Path]) -> None:
                 f"{head}{gap + 1:0{width}d}{tail} is not there",
                 f"all shards up to {head}{max(numbers):0{width}d}{tail}",
             )
+
+
+def _check_folders(root: Path, tables: set[str]) -> None:
+    """Every shard has its folder and its metadata, the first and the last too."""
+    folders = {path.name for path in root.iterdir() if path.is_dir()}
+    if alone := sorted(tables - folders):
+        raise InputMissingError(f"the folder {alone[0]} is not there", f"it, with the images of {alone[0]}.parquet")
+    if untold := sorted(name for name in folders - tables if name.isdecimal()):
+        raise InputMissingError(f"{untold[0]}.parquet is not there", f"it, with the captions of {untold[0]}/")
 
 
 def _pairs(tables: list[Path]) -> ImageFiles:
@@ -97,7 +108,8 @@ def _caption(text: Any, name: str, row: int) -> str:
 
 def _tree(folder: str, listed: str) -> str:
     return f"""
-{folder}/                  as img2dataset writes it from {listed}; either
+{folder}/                  as img2dataset writes it from
+                          {listed}; either
   00000.tar               000000000.jpg, 000000000.txt, 000000000.json, …
   00001.tar …
 or
@@ -107,7 +119,7 @@ or
 
 
 def _witnesses(listed: str) -> tuple[str, ...]:
-    return ("00000.tar", "00000.parquet", "00001.tar", "00001.parquet", listed)
+    return ("0*.tar", "0*.parquet", listed)
 
 
 YFCC15M = Suite(
@@ -120,7 +132,7 @@ YFCC15M = Suite(
     metric="none",
     source="Thomee et al. 2016; Radford et al. 2021",
     tree=_tree("yfcc15m", "the images' addresses and titles"),
-    witnesses=_witnesses(_LISTS["yfcc15m"]),
+    witnesses=(*_witnesses(_LISTS["yfcc15m"]), "yfcc*.tar"),
     folders=("YFCC15M", "yfcc-15m", "yfcc100m_subset"),
     load=_load,
     note="The list (yfcc100m_subset_data.tsv, by OpenAI) names 14,829,396 images by line, photo and hash; how many can "
@@ -138,7 +150,7 @@ CC12M = Suite(
     metric="none",
     source="Changpinyo et al. 2021",
     tree=_tree("cc12m", "cc12m.tsv (address, caption; no header)"),
-    witnesses=(*_witnesses(_LISTS["cc12m"]), "cc12m-train-0000.tar"),
+    witnesses=(*_witnesses(_LISTS["cc12m"]), "cc12m*.tar"),
     folders=("CC12M", "conceptual_12m", "cc12m-wds"),
     load=_load,
     aliases=("conceptual12m",),

@@ -11,7 +11,7 @@ from nmtool.data.suites.samples import ImageFiles, files_dataset
 from nmtool.errors import DataError
 
 _LISTS = {"train": "trainval.txt", "test": "test.txt"}
-_MOST = 10_000
+_CLASSES = 37
 
 
 def _load(suite: Suite, request: Request) -> Dataset:
@@ -19,11 +19,12 @@ def _load(suite: Suite, request: Request) -> Dataset:
     breeds: dict[int, str] = {}
     splits = {split: _listed(path, breeds) for split, path in paths.items()}
     apart(splits, suite.title)
-    gaps = [number for number in range(1, max(breeds, default=0) + 1) if number not in breeds]
-    if gaps:
-        raise DataError(f"no image of class {gaps[0]} in the lists of {suite.title}", "every class number from 1 on")
-    classes = distinct([breeds[number] for number in sorted(breeds)], "annotations")
-    return files_dataset(suite, request, classes, splits, inputs=list(paths.values()))
+    named = [breeds.get(number, f"class {number}") for number in range(1, max(breeds, default=0) + 1)]
+    classes = distinct(named, "annotations")
+    remarks = []
+    if len(breeds) < len(classes):
+        remarks.append(f"the lists of suite:{suite.name} name {len(breeds)} of {len(classes)} classes")
+    return files_dataset(suite, request, classes, splits, inputs=list(paths.values()), remarks=remarks)
 
 
 def _listed(path: Path, breeds: dict[int, str]) -> ImageFiles:
@@ -41,9 +42,9 @@ def _listed(path: Path, breeds: dict[int, str]) -> ImageFiles:
         breed, _, number = cells[0].rpartition("_")
         if not breed or not number:
             raise DataError(f"{name}, line {line}: the image {cells[0][:80]!r}", "BREED_NUMBER")
-        label = int(cells[1]) if len(cells[1]) < 6 else _MOST + 1
-        if not 1 <= label <= _MOST:
-            raise DataError(f"{name}, line {line}: the class number {cells[1][:20]}", "1 to 37")
+        label = int(cells[1]) if len(cells[1]) < 6 else 0
+        if not 1 <= label <= _CLASSES:
+            raise DataError(f"{name}, line {line}: the class number {cells[1][:20]}", f"1 to {_CLASSES}")
         if breeds.setdefault(label, breed) != breed:
             raise DataError(f"{name}, line {line}: class {label} is {breed} here", f"{breeds[label]}, as before")
         images.append(f"images/{plain(cells[0], name)}.jpg")
@@ -56,7 +57,7 @@ PETS = Suite(
     title="OxfordPet",
     group="in-domain",
     kind="images",
-    classes=37,
+    classes=_CLASSES,
     splits={"train": 3_680, "test": 3_669},
     metric="mean per class",
     source="Parkhi et al. 2012",
@@ -67,7 +68,7 @@ oxford-iiit-pet/
   images/Abyssinian_1.jpg …
 """,
     witnesses=("annotations/trainval.txt", "annotations/test.txt"),
-    folders=("oxford-iiit-pet", "oxford_iiit_pet"),
+    folders=("oxford-iiit-pet", "oxford_iiit_pet", "oxford_pets"),
     load=_load,
     aliases=("pets", "pet", "oxford-iiit-pet", "oxfordpets"),
     note="The split train is the official trainval.txt.",

@@ -22,13 +22,14 @@ _EUROSAT = (
     *("Residential", "River", "SeaLake"),
 )
 # Cheng et al. 2017, and torchgeo's list
-_RESISC = """
+_NAMES = """
 airplane airport baseball_diamond basketball_court beach bridge chaparral church circular_farmland cloud
 commercial_area dense_residential desert forest freeway golf_course ground_track_field harbor industrial_area
 intersection island lake meadow medium_residential mobile_home_park mountain overpass palace parking_lot railway
 railway_station rectangular_farmland river roundabout runway sea_ice ship snowberg sparse_residential stadium
 storage_tank tennis_court terrace thermal_power_station wetland
 """
+_RESISC = tuple(_NAMES.split())
 _DRAWN = "no official split: a fifth of each class for testing, drawn by nmtool from seed 0; VTAB's sizes, not its cuts"
 
 
@@ -37,7 +38,7 @@ def _load_eurosat(suite: Suite, request: Request) -> Dataset:
 
 
 def _load_resisc(suite: Suite, request: Request) -> Dataset:
-    return _load(suite, request, tuple(_RESISC.split()), ("NWPU-RESISC45",))
+    return _load(suite, request, _RESISC, ("NWPU-RESISC45",))
 
 
 def _load(suite: Suite, request: Request, classes: Sequence[str], inner: Sequence[str]) -> Dataset:
@@ -70,7 +71,7 @@ eurosat/
     Forest/
     …
 """,
-    witnesses=("2750", "EuroSAT_RGB", "AnnualCrop"),
+    witnesses=("2750", "EuroSAT_RGB", *_EUROSAT),
     folders=("EuroSAT", "EuroSAT_RGB"),
     load=_load_eurosat,
     protocol=_DRAWN,
@@ -91,8 +92,8 @@ NWPU-RESISC45/
   airport/
   …
 """,
-    witnesses=("NWPU-RESISC45", "airplane"),
-    folders=("RESISC45",),
+    witnesses=("NWPU-RESISC45", *_RESISC),
+    folders=("NWPU-RESISC45", "RESISC45"),
     load=_load_resisc,
     aliases=("resisc", "nwpu-resisc45"),
     protocol=_DRAWN,

@@ -6,14 +6,13 @@ ends), and quotes are characters like any other. What does not fit is refused wi
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nmtool.data import files
 from nmtool.data.index import check_id
 from nmtool.data.suites.facts import WrongLayout
-from nmtool.errors import DataError, InputMissingError
+from nmtool.errors import DataError
 
 Cells = tuple[int, list[str]]
 """Number of a line, from 1, and cells of it."""
@@ -28,12 +27,9 @@ def lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
 
     Raises:
         InputMissingError: no such file.
-        DataError: no UTF-8.
+        DataError: no file, or no UTF-8.
     """
-    with files.told(name):
-        kind = path.stat().st_mode
-    if not stat.S_ISREG(kind):  # a pipe would be waited for
-        raise InputMissingError(f"{name} is no file", "a text file")
+    files.regular(path, name)
     with files.told(name):
         stream = path.open("rb")
     with stream:

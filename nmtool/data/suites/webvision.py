@@ -56,10 +56,11 @@ def _files(root: Path, names: Sequence[str], folder: str, classes: int, keep: in
 
 _TREE = """
 webvision/
-  info/synsets.txt                     n01440764 tench, Tinca tinca
-  info/train_filelist_google.txt       google/q0001/abc.jpg 0
-  info/train_filelist_flickr.txt       flickr/q0001/def.jpg 0     (not for webvision/mini)
-  info/val_filelist.txt                val000001.jpg 0
+  info/synsets.txt                 n01440764 tench, Tinca tinca
+  info/train_filelist_google.txt   google/q0001/abc.jpg 0
+  info/train_filelist_flickr.txt   flickr/q0001/def.jpg 0
+                                   (not for webvision/mini)
+  info/val_filelist.txt            val000001.jpg 0
   google/q0001/ …
   flickr/q0001/ …
   val_images_256/

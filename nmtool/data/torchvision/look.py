@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import stat
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def _seen(home: Path, reads: Sequence[str], name: str) -> _Seen:
             if path.is_dir():
                 _walk(path, f"{each}/" if each else "", images, others)
             elif path.exists():
-                others[each] = files.identity(path.stat())
+                others[each] = files.identity(files.regular(path, f"{each} of {name}"))
     names = sorted(others)
     identities = files.stacked([others[each] for each in names])
     return _Seen(
@@ -58,7 +59,7 @@ def _seen(home: Path, reads: Sequence[str], name: str) -> _Seen:
 
 
 def _walk(top: Path, prefix: str, images: list[str], others: dict[str, files.Identity]) -> None:
-    """All files below a folder; no link is followed."""
+    """All files below a folder; no link is followed, and a pipe, which torchvision would wait for, is refused."""
     waiting = [(str(top), prefix)]
     while waiting:
         place, before = waiting.pop()
@@ -70,7 +71,10 @@ def _walk(top: Path, prefix: str, images: list[str], others: dict[str, files.Ide
                 elif entry.name.lower().endswith(SUFFIXES):
                     images.append(os.fsencode(name).decode("utf-8", "backslashreplace"))
                 else:
-                    others[name] = files.identity(entry.stat(follow_symlinks=False))
+                    found = entry.stat(follow_symlinks=False)
+                    if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
+                        raise DataError(f"{name!r} is no file", "files and folders")
+                    others[name] = files.identity(found)
 
 
 class Source:

@@ -45,6 +45,7 @@ def class_names(asked: str, shards: Sequence[Shard]) -> tuple[tuple[str, ...], t
 
 def _read_names(path: Path) -> tuple[str, ...]:
     name = path.name
+    files.regular(path, f"the class names {name}")
     with files.told(f"the class names {name}"), path.open("rb") as stream:
         data = stream.read(_CLASSES_BYTES + 1)
     wrong = DataError(f"{name} holds no class names", "a name a line, or a JSON list or {name: number}", "mend it")

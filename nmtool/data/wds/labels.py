@@ -223,7 +223,10 @@ def _known_split(folder: str) -> str:
 
 
 def _splits(samples: Samples, folders: Folders, inner: Sequence[str]) -> tuple[Int, tuple[str, ...]]:
-    """Each sample's split: what the URI says, else the shard's name, else the ids' folders, else ``train``."""
+    """Each sample's split: what the URI says, else the shard's name, else the ids' folders, else the shard's folder.
+
+    Where none says anything it is ``train``.
+    """
     place: dict[str, int] = {}
     both = samples.shard * len(folders.names) + folders.code
     each, back = np.unique(both, return_inverse=True)
@@ -240,7 +243,7 @@ def _splits(samples: Samples, folders: Folders, inner: Sequence[str]) -> tuple[I
                     "say which: ?split=NAME or SPLIT=SHARDS",
                 )
             split = shard.split
-        codes[k] = place.setdefault(check_split(split or "train"), len(place))
+        codes[k] = place.setdefault(check_split(split or shard.above or "train"), len(place))
     return codes[back.reshape(-1)], tuple(place)
 
 

@@ -9,7 +9,8 @@ shard, a ``*``; missing shards are an error. A sample is the members of one key 
 - ``as=folder``: every image file is a sample and nothing else is looked at, as ``folder:`` reads what was archived;
 - ``classes=FILE``: class names in the order of the numbers; else ``classes.txt``, ``classes.json`` or
   ``classnames.txt`` beside the shards, else the folders in the keys where they fit the numbers one to one;
-- ``split=NAME``: the split of all shards; else a shard called ``train-…`` or ``val_…`` says it, else the keys.
+- ``split=NAME``: the split of all shards; else a shard called ``train-…`` or ``val_…`` says it, else the keys, else the
+  folder that the shard lies in, where that is called ``train``, ``test`` ….
 
 Sample ids are the images' names in the archive, so that an archive of a folder has the folder's ids, labels, classes
 and digests. Shards are indexed once, in order of their names; row order never depends on the order in an archive.

@@ -34,6 +34,12 @@ class Shard:
     split: str
     said: bool
 
+    @property
+    def above(self) -> str:
+        """The split that its folder is called after, as CLIP_benchmark's are; else empty."""
+        name = self.path.parent.name
+        return name if name.lower() in SPLIT_NAMES else ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
@@ -115,15 +121,22 @@ def _paths(pattern: str) -> list[Path]:
 
 def _inside(folder: Path) -> list[Path]:
     with files.told(f"the folder {str(folder)!r}"):
-        names = [name for name in os.listdir(folder) if name.endswith(".tar") and name[0] != "."]  # noqa: PTH208
-    paths = [folder.absolute() / name for name in names]
+        paths = _archives(folder)
+        if not paths:
+            splits = [each for each in folder.iterdir() if each.name.lower() in SPLIT_NAMES and each.is_dir()]
+            paths = [path for split in splits for path in _archives(split)]
     if not paths:
         raise InputMissingError(
             f"no *.tar in the folder {str(folder)!r}",
-            "shards directly in it",
+            "shards directly in it, or in folders called train, test …",
             "name them by a pattern, or write folder:DIR for a folder of images",
         )
     return paths
+
+
+def _archives(folder: Path) -> list[Path]:
+    names = os.listdir(folder)  # noqa: PTH208
+    return [folder.absolute() / name for name in names if name.endswith(".tar") and name[0] != "."]
 
 
 def _shard(path: Path, said: str) -> Shard:
