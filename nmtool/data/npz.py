@@ -71,7 +71,8 @@ class Npz:
             DataError: no npz file, damaged, or with Python objects in it.
         """
         self.path, self.name = path, name
-        files.regular(path, name)
+        if not path.is_dir():  # which opening it says better
+            files.regular(path, name)
         with files.told(name), path.open("rb") as stream:
             self.identity = files.identity(os.fstat(stream.fileno()))
             self.settled = files.settled(files.stacked([self.identity]))

@@ -176,7 +176,7 @@ def _dataset(
         try:
             opened[uri] = open_dataset(uri, memo=memo, data_root=root)
         except InputMissingError as error:
-            remedy = "give it with --data (a suite's folder with --data-root)" if config else "extract it again from where it is now"
+            remedy = "give it with --data (a suite's folder: --data-root)" if config else "extract from where it is now"
             raise InputMissingError(error.found, "the images that extract read", remedy) from None
     return opened[uri]
 
