@@ -236,23 +236,32 @@ class SampleIndex:
         ids: N sample ids, relative, unique, sorted bytewise.
         labels: int64 labels and class names.
         kind: what a sample is (``images`` …); empty where nobody said.
+        contents: reads all samples and gives the hex sha256 of each, as they enter the digest; None where nobody said.
     """
 
     split: str
     ids: TextColumn
     labels: Labels
     kind: str
+    contents: Callable[[], Iterable[str]] | None = field(repr=False)
     _digest: str | Callable[[], str] = field(repr=False)
     _known: dict[str, str] = field(repr=False)
     _lock: Any = field(repr=False)
 
     def __init__(
-        self, *, split: str, ids: Iterable[str], labels: Labels, digest: str | Callable[[], str], kind: str = ""
+        self,
+        *,
+        split: str,
+        ids: Iterable[str],
+        labels: Labels,
+        digest: str | Callable[[], str],
+        kind: str = "",
+        contents: Callable[[], Iterable[str]] | None = None,
     ) -> None:
         """Check what must hold of the rows.
 
         Args:
-            split, ids, labels, kind: as the attributes.
+            split, ids, labels, kind, contents: as the attributes.
             digest: the digest, or what works it out when it is first read.
         """
         check_split(split)
@@ -266,8 +275,8 @@ class SampleIndex:
         wrong = 0 if not column[0] else column.first_out_of_order()
         if wrong >= 0:
             raise DataError(f"sample id {column[wrong]!r} in split {split}", "unique ids in bytewise order")
-        given = {"split": split, "ids": column, "labels": labels, "kind": kind, "_digest": digest}
-        for name, value in {**given, "_known": {}, "_lock": threading.RLock()}.items():
+        given = {"split": split, "ids": column, "labels": labels, "kind": kind, "contents": contents}
+        for name, value in {**given, "_digest": digest, "_known": {}, "_lock": threading.RLock()}.items():
             object.__setattr__(self, name, value)
 
     @property

@@ -77,6 +77,23 @@ class Silence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """Which of several processes this is that make one artifact together.
+
+    Attributes:
+        rank: 0 to world - 1; 0 decides.
+        world: how many there are.
+        local: which one on this machine.
+        neighbours: how many there are on this machine.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+    neighbours: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """What a stage needs beside its configuration; none of it changes a number.
 
@@ -89,6 +106,9 @@ class Session:
         command: the command as typed, for the manifest.
         report: where news goes.
         memo: remembered digests.
+        ranks: which of several processes this is.
+        secret: what the environment says under a name, for keys to services: they are in no configuration, so that they
+            can get into no manifest; None where it says nothing.
     """
 
     store: Path = Path("nmruns")
@@ -99,20 +119,45 @@ class Session:
     command: str = ""
     report: Reporter = field(default_factory=Silence)
     memo: Memo = field(default_factory=lambda: Memo(None))
+    ranks: Ranks = Ranks()
+    secret: Callable[[str], str | None] = field(default=lambda name: None, repr=False)
 
 
 class Staging:
     """A private folder in which one run makes one artifact. Thread-safe."""
 
     def __init__(
-        self, path: Path, done: dict[str, FileEntry], resumed: int, notes: Mapping[str, str] | None = None
+        self,
+        path: Path,
+        done: dict[str, FileEntry],
+        resumed: int,
+        notes: Mapping[str, str] | None = None,
+        journal: str = "journal.jsonl",
     ) -> None:
         self.path = path
         self.resumed = resumed
         self._done = done
         self._notes = dict(notes or {})
         self._guard = threading.Lock()
-        self._log = _Journal(path / "journal.jsonl")
+        self._log = _Journal(path / journal)
+
+    @classmethod
+    def joined(cls, path: Path, rank: int) -> Staging:
+        """The staging of another process's run, to write into beside it, with a journal of one's own.
+
+        Args:
+            path: the folder, which its owner keeps.
+            rank: 1 or more, one's own among all that write there.
+        """
+        done, notes = _journalled(path)
+        return cls(path, done, len(done), notes, f"journal-{rank}.jsonl")
+
+    def merge(self) -> None:
+        """Learn from their journals what others wrote into this staging; they must be done."""
+        done, notes = _journalled(self.path)
+        with self._guard:
+            self._done.update(done)
+            self._notes.update(notes)
 
     def has(self, name: str) -> bool:
         """Whether ``data/NAME`` is written and journalled, by this run or by the one it goes on for."""
@@ -154,6 +199,10 @@ class Staging:
             return (self.path / "work" / name).read_bytes()
         except FileNotFoundError:
             return None
+
+    def drop(self, name: str) -> None:
+        """Forget a checkpoint that is not needed any more; none there is no error."""
+        (self.path / "work" / name).unlink(missing_ok=True)
 
     def is_empty(self) -> bool:
         """Whether there is nothing worth adopting."""
@@ -280,7 +329,8 @@ def produce(
     except UnicodeEncodeError:
         raise UsageError("a path that is not UTF-8", "names in UTF-8: the manifest is", "rename or link it") from None
     session = dataclasses.replace(session, command=command)
-    out = session.out if session.out is not None else session.store / recipe.kind / f"{slug(name)}-{key[7:23]}"
+    out = place_of(session, recipe, name)
+    _check_not_inside(out)
     hit = _find(out, recipe, session)
     if hit is not None and not session.force:
         if session.dry_run:
@@ -314,6 +364,11 @@ def produce(
     return artifact.ref(cached=False, seconds=time.monotonic() - began)
 
 
+def place_of(session: Session, recipe: Recipe, name: str) -> Path:
+    """Where the artifact of a recipe goes, or is; ``name`` as for ``produce``."""
+    return session.out if session.out is not None else session.store / recipe.kind / f"{slug(name)}-{recipe.key[7:23]}"
+
+
 def _find(out: Path, recipe: Recipe, session: Session) -> Artifact | None:
     """The artifact at ``out`` if it answers the recipe; None if nothing is there or ``--force`` may replace it."""
     if not os.path.lexists(out):
@@ -337,6 +392,13 @@ def _find(out: Path, recipe: Recipe, session: Session) -> Artifact | None:
         f"key {recipe.key[7:23]}",
         f"nmtool why {out} tells its recipe; --force replaces it, or choose another -o",
     )
+
+
+def _check_not_inside(out: Path) -> None:
+    """Refuse a place in another artifact: what is put there would make that one corrupt."""
+    for parent in out.absolute().parents:
+        if is_artifact(parent) and (parent / fmt.TABLE).is_file():
+            raise CannotCreateError(f"{out} lies inside the artifact {parent}", "a path outside", "choose another -o")
 
 
 def _is_ours(out: Path) -> bool:
@@ -440,9 +502,7 @@ def _finish_sealed(out: Path, key: str, recipe: Recipe, session: Session) -> Art
         if owner.exists() and not is_dead(Owner.from_bytes(owner.read_bytes())):
             continue
         try:
-            shutil.rmtree(theirs / "work", ignore_errors=True)
-            for name in _PRIVATE:
-                (theirs / name).unlink(missing_ok=True)
+            _remove_private(theirs)
             if open_artifact(theirs).manifest.key == key:
                 return _publish(Staging(theirs, {}, 0), out, recipe, session)
         except (NmtoolError, FileNotFoundError):
@@ -452,17 +512,11 @@ def _finish_sealed(out: Path, key: str, recipe: Recipe, session: Session) -> Art
 
 def _reopen(path: Path) -> Staging:
     """Believe of a dead run's folder only what its journal says and the files confirm; remove the rest."""
-    done: dict[str, FileEntry] = {}
-    notes: dict[str, str] = {}
-    with contextlib.suppress(FileNotFoundError):
-        for line in (path / "journal.jsonl").read_bytes().split(b"\n"):
-            try:
-                row = json.loads(line)
-                entry = FileEntry(path=fmt.check_inside(row["path"]), size=row["size"], sha256=row["sha256"])
-                notes[entry.path] = row["note"]
-            except (ValueError, KeyError, TypeError, NmtoolError):
-                continue  # a torn last line
-            done[entry.path] = entry
+    for journal in _journals(path):
+        *lines, torn = journal.read_bytes().split(b"\n")
+        if torn:  # what follows must not be taken for the rest of it
+            os.truncate(journal, sum(len(line) + 1 for line in lines))
+    done, notes = _journalled(path)
     sizes = dict(walk_data(path))
     for name in list(done):
         if sizes.get(name) != done[name].size:
@@ -475,7 +529,35 @@ def _reopen(path: Path) -> Staging:
     for name in sizes:
         if name not in done:
             (path / name).unlink()
+    if others := _journals(path)[1:]:  # one journal for all, so that no line of a former rank outlives a later one
+        rows = [
+            {"path": e.path, "size": e.size, "sha256": e.sha256, "note": notes[e.path]} for e in sorted(done.values())
+        ]
+        _put(path, _PRIVATE[0], b"".join(fmt.canonical(row) + b"\n" for row in rows))
+        for journal in others:
+            journal.unlink()
     return Staging(path, done, len(done) + len(list(path.glob("work/*"))), notes)
+
+
+def _journals(path: Path) -> list[Path]:
+    """The journals of a staging folder that are there: its owner's first, then those of other ranks."""
+    return [file for file in (path / _PRIVATE[0], *sorted(path.glob("journal-*.jsonl"))) if file.exists()]
+
+
+def _journalled(path: Path) -> tuple[dict[str, FileEntry], dict[str, str]]:
+    """What the journals say: files by path, and the notes on them. A line that is not whole counts for nothing."""
+    done: dict[str, FileEntry] = {}
+    notes: dict[str, str] = {}
+    for journal in _journals(path):
+        for line in journal.read_bytes().split(b"\n")[:-1]:
+            try:
+                row = json.loads(line)
+                entry = FileEntry(path=fmt.check_inside(row["path"]), size=row["size"], sha256=row["sha256"])
+                notes[entry.path] = row["note"]
+            except (ValueError, KeyError, TypeError, NmtoolError):
+                continue
+            done[entry.path] = entry
+    return done, notes
 
 
 def _commit(
@@ -527,10 +609,17 @@ def _seal_folder(path: Path) -> None:
             file = Path(folder) / name
             file.chmod(file.stat().st_mode & 0o555)
         fsync_folder(Path(folder))
+    _remove_private(path)
+    # Nothing after this: without an owner the folder is whoever's comes first, and only the rename is left to do.
+
+
+def _remove_private(path: Path) -> None:
+    """Remove what a staging folder holds beside the artifact, its owner last."""
     shutil.rmtree(path / "work", ignore_errors=True)
+    for journal in _journals(path):
+        journal.unlink(missing_ok=True)
     for name in _PRIVATE:
         (path / name).unlink(missing_ok=True)
-    # Nothing after this: without an owner the folder is whoever's comes first, and only the rename is left to do.
 
 
 def _publish(staging: Staging, out: Path, recipe: Recipe, session: Session) -> Artifact:

@@ -19,6 +19,9 @@ from nmtool.errors import CorruptError, DataError, InputMissingError
 from nmtool.records import FeatureTable, Int, Labels, NoisyLabels, TextColumn
 
 STORE = "features.zarr"
+VIEWS = "views"
+FAILED = "failed.json"
+"""Digests of the samples that failed, by split and row."""
 _GROUP = 1 << 20
 """Rows of a Parquet row group; pyarrow's own default."""
 LABELS_TABLE, SAMPLES_TABLE, CLASSES = "labels.parquet", "samples.parquet", "classes.json"
@@ -166,6 +169,8 @@ def join_labels(overlay: NoisyLabels, ids: Sequence[str], labels: Labels, where:
         DataError: a sample has no overlay label or two, or the overlay's clean labels or classes are not those of the
             data: it was made for another dataset.
     """
+    if labels.classes and not overlay.classes:
+        raise DataError("the labels are mismatched captions", "class labels", "give an artifact of another --type")
     if overlay.classes and overlay.classes != labels.classes:
         raise DataError(
             f"the labels are for {len(overlay.classes)} classes ({', '.join(overlay.classes[:3])}, …)",
@@ -251,6 +256,20 @@ def read_features(artifact: Artifact, split: str, source: str = "") -> FeatureTa
         ok=np.asarray(samples["ok"])[rows],
         content=artifact.manifest.content,
     )
+
+
+def read_views(artifact: Artifact, split: str) -> Any:
+    """Features of the augmented views of one split, float [n, K, D], NaN in rows that are marked.
+
+    Raises:
+        InputMissingError: the features were extracted without views, or there is no such split.
+        CorruptError: a chunk is damaged.
+    """
+    if not artifact.has(f"{STORE}/{split}/{VIEWS}/zarr.json"):
+        raise InputMissingError(
+            f"{artifact.path} holds no augmented views of split {split}", "features with views", "extract --views 2"
+        )
+    return arrays.read_array(artifact, STORE, f"{split}/{VIEWS}")
 
 
 def open_features(text: str) -> tuple[Artifact, str]:

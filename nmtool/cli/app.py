@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import shlex
 import sys
 import tomllib
@@ -18,10 +19,11 @@ import typer
 
 from nmtool import __version__
 from nmtool.console import Console, escape
-from nmtool.errors import ConfigError, InputMissingError
+from nmtool.errors import ConfigError, InputMissingError, UsageError
 from nmtool.settings import flag_of, is_list, plain, resolve, types_of
 
 if TYPE_CHECKING:  # numpy comes with records: --help does without
+    from nmtool.artifact.stage import Ranks
     from nmtool.records import ArtifactRef
 
 app = typer.Typer(
@@ -60,6 +62,26 @@ def memo_root(store: Path) -> Path:
         if os.environ.get(name):
             return Path(os.environ[name]) / tail
     return store / ".memo"
+
+
+def without_secret(word: str) -> str:
+    """A word of the command line for the manifest: URLs lose userinfo, and the web's their query."""
+    word = re.sub(r"(://)[^/?#]*@", r"\1", word)
+    return re.sub(r"(https?://[^?#\s]*)[?#].*", r"\1", word, flags=re.DOTALL)
+
+
+def ranks_of(command: str) -> Ranks:
+    """Which of ``torchrun``'s processes this is; raises ``UsageError`` where several would do the same work."""
+    from nmtool.artifact.stage import Ranks
+
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    words = [os.environ.get(name, "") for name in names]
+    if not all(word.isdigit() for word in words) or not os.environ.get("MASTER_ADDR"):
+        return Ranks()
+    rank, world, local, neighbours = map(int, words)
+    if world > 1 and command != "extract":
+        raise UsageError(f"{command} in {world} processes", "one process: extract alone is made for torchrun")
+    return Ranks(rank=rank, world=world, local=local, neighbours=neighbours)
 
 
 def _metavar(kind: Any, choices: tuple[str, ...]) -> str:
@@ -138,6 +160,8 @@ def _stage_command(command: str, room: str, doc: str) -> Callable[..., None]:
         from nmtool.artifact.memo import Memo
         from nmtool.artifact.stage import Session
 
+        ranks = ranks_of(command)
+        console = console_from(sys.argv[1:] if ranks.rank == 0 else ["--quiet"])
         shared = {name: given.pop(name) for name in _COMMON}
         flags = dict(given)
         table, file = _toml(shared["config"], command)
@@ -151,12 +175,15 @@ def _stage_command(command: str, room: str, doc: str) -> Callable[..., None]:
             force=shared["force"],
             dry_run=shared["dry_run"],
             lock_wait=shared["lock_wait"],
-            command=shlex.join(["nmtool", *sys.argv[1:]]),
-            report=console_from(sys.argv[1:]),
+            command=shlex.join(["nmtool", *map(without_secret, sys.argv[1:])]),
+            report=console,
             memo=Memo(memo_root(store)),
+            ranks=ranks,
+            secret=os.environ.get,
         )
         outcome = importlib.import_module(f"nmtool.{room}.run").run(config, session)
-        _tell(outcome, as_json=shared["json_"], console=session.report)
+        if ranks.rank == 0:
+            _tell(outcome, as_json=shared["json_"], console=session.report)
 
     stage.__doc__ = doc
     stage.__name__ = room

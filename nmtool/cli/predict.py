@@ -181,6 +181,7 @@ def _extract(
         command=shlex.join(["nmtool", *sys.argv[1:]]),
         report=console,
         memo=Memo(memo_root(where)),
+        secret=os.environ.get,
     )
     flags = {**asked, "model": str(manifest.origin["model"]), "data": data}
     return extract.run(settings.resolve(Config, flags, {}, ""), session).path

@@ -13,8 +13,8 @@ import typer
 from nmtool.cli.export import export
 from nmtool.cli.listing import listing
 from nmtool.cli.predict import predict
+from nmtool.cli.verify import size, verify
 from nmtool.console import escape
-from nmtool.errors import UsageError
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only on stderr.")]
@@ -58,7 +58,7 @@ def show(
     _say(f"{m.kind}  {escape(str(opened.path))}")
     _say(f"  key      {m.key}\n  content  {m.content}")
     _say(f"  made     {m.created} by nmtool {m.nmtool} in {m.made.get('seconds', '?')} s")
-    _say(f"  files    {m.files['count']}, {_size(int(m.files['bytes']))}")
+    _say(f"  files    {m.files['count']}, {size(int(m.files['bytes']))}")
     for given in m.inputs:
         _say(f"  from     {given.role}: {given.kind} {given.content[:23]}")
     # of labels the picture below tells each class
@@ -71,15 +71,6 @@ def show(
         from nmtool.inject_noise.picture import labels_text
 
         _say(labels_text(opened))
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
 
 
 def _toml(value: Any) -> str:
@@ -114,48 +105,6 @@ def _short(value: object) -> str:
         shown = ", ".join(_short(v) for v in value[:12])
         return shown + (f", … ({len(value)})" if len(value) > 12 else "")
     return str(value)
-
-
-def verify(
-    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="Path of an artifact.")],
-    full: Annotated[bool, typer.Option("--full", help="Hash every file again.")] = False,
-    slice_: Annotated[
-        str | None, typer.Option("--slice", metavar="I/N", help="Hash every N-th file, beginning with the I-th.")
-    ] = None,
-    json_: _Json = False,
-    quiet: _Quiet = False,
-    verbose: _Verbose = False,
-) -> None:
-    """Check an artifact; exit 76 where anything is wrong.
-
-    Without flags: the seal, the file table, names and sizes. With --full or --slice the bytes, too.
-    """
-    from nmtool.artifact import open as opening
-
-    if full and slice_:
-        raise UsageError("--full and --slice together", "one of them")
-    part = (1, 1) if full else opening.parse_slice(slice_) if slice_ else None
-    opened = opening.open_artifact(Path(artifact))
-    result = opening.verify(opened, part) if part else opening.Verified(files=0, of=len(opened.files), bytes=0)
-    level = "full" if full else f"slice {slice_}" if slice_ else "light"
-    if json_:
-        body = {
-            "artifact": str(opened.path),
-            "kind": opened.manifest.kind,
-            "key": opened.manifest.key,
-            "content": opened.manifest.content,
-            "ok": True,
-            "level": level,
-            "files": result.of,
-            "hashed": result.files,
-            "bytes": result.bytes,
-        }
-        _say(json.dumps(body, ensure_ascii=False))
-        return
-    read = (
-        f"{result.files} of {result.of} files hashed, {_size(result.bytes)}" if part else f"{result.of} files in place"
-    )
-    _say(f"ok {escape(str(opened.path))}: {level} check, {read}")
 
 
 def why(

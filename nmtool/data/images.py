@@ -16,6 +16,7 @@ Policy 1:
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import io
 import re
@@ -43,7 +44,13 @@ _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
 
 class BrokenSample(DataError):
-    """One sample that can't be read or decoded; its row stays, marked, where the user said to go on."""
+    """One sample that can't be read or decoded; its row stays, marked, where the user said to go on.
+
+    Attributes:
+        content: hex sha256 of the bytes that don't decode; empty where they were not read.
+    """
+
+    content = ""
 
 
 def decode(data: bytes, *, name: str = "image") -> npt.NDArray[np.uint8]:
@@ -56,6 +63,14 @@ def decode(data: bytes, *, name: str = "image") -> npt.NDArray[np.uint8]:
     Raises:
         BrokenSample: too large, too elongated, in no accepted format, truncated or otherwise undecodable.
     """
+    try:
+        return _decoded(data, name)
+    except BrokenSample as error:
+        error.content = hashlib.sha256(data).hexdigest()
+        raise
+
+
+def _decoded(data: bytes, name: str) -> npt.NDArray[np.uint8]:
     if len(data) > FILE_BYTES:
         raise BrokenSample(f"{name} has {len(data)} bytes", f"an image file of at most {FILE_BYTES}")
     pillow = _pillow()

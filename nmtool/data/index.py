@@ -50,6 +50,22 @@ def split_digest(
     return "sha256:" + sha.hexdigest()
 
 
+def digest_with(index: SampleIndex, others: Mapping[int, str]) -> str:
+    """What the digest of a split would be if some samples had other contents; empty where nobody can tell.
+
+    All samples are read for it. So it is known of an earlier state of the data, whose digest was kept, that these
+    samples alone have changed since.
+
+    Args:
+        index: the split as it is now.
+        others: hex sha256 by row.
+    """
+    if index.contents is None:
+        return ""
+    mixed = (others.get(row, content) for row, content in enumerate(index.contents()))
+    return split_digest(index.kind, index.labels.classes, index.ids, mixed, index.labels.values)
+
+
 def _numbers(labels: npt.NDArray[np.int64]) -> Iterator[int]:
     for start in range(0, len(labels), _BLOCK):
         yield from labels[start : start + _BLOCK].tolist()
@@ -113,6 +129,7 @@ def make_splits(
             labels=Labels(values=labels, classes=classes),
             digest=functools.partial(digests.of, split),
             kind=kind,
+            contents=functools.partial(contents, split),
         )
     return dict(digests.splits)
 

@@ -145,6 +145,8 @@ def load(resolved: Resolved, device: torch.device | None = None) -> ImageEncoder
         DataError: weights that do not fit: a parameter missing, too many or of another shape; or changed meanwhile.
         UnavailableError: the family's package is not installed.
     """
+    if resolved.service is not None:
+        raise UsageError(f"openai:{resolved.spec.arch}, which runs at a service", "an encoder that runs here")
     module, _, name = LOADERS.get(resolved.spec.family, "").partition(":")
     if not module:
         raise UsageError(f"the encoder family {resolved.spec.family!r}", "one of " + ", ".join(LOADERS))

@@ -14,7 +14,7 @@ from typing import Any
 
 from nmtool.artifact.memo import Memo
 from nmtool.encoders.checkpoints import check_weights_name
-from nmtool.encoders.resolved import Asked, Resolved
+from nmtool.encoders.resolved import Asked, Resolved, Service
 from nmtool.encoders.spec import INTERPOLATIONS
 from nmtool.encoders.timm_plan import CONFIG, WEIGHTS, plan_backbone
 from nmtool.errors import InputMissingError, UsageError
@@ -22,21 +22,21 @@ from nmtool.errors import InputMissingError, UsageError
 __all__ = ["CONFIG", "FAMILIES", "KNOWN", "WEIGHTS", "check_overrides", "resolve"]
 
 KNOWN = (
-    "timm:NAME, open_clip:ARCH[/PRETRAINED], transformers:NAME or transformers:FOLDER, the path of a backbone artifact "
-    "or of a weights file with --arch NAME, or none"
+    "timm:NAME, open_clip:ARCH[/PRETRAINED], transformers:NAME or transformers:FOLDER, openai:MODEL, the path of a "
+    "backbone artifact or of a weights file with --arch NAME, or none"
 )
 # prefix: module:function of (name, Asked, Memo), which gives a Resolved; resolved on use
 FAMILIES: Mapping[str, str] = {
     "timm": "nmtool.encoders.timm_plan:plan",
     "open_clip": "nmtool.encoders.open_clip_plan:plan",
     "transformers": "nmtool.encoders.transformers_plan:plan",
+    "openai": "nmtool.encoders.openai_plan:plan",
 }
 # prefix of --arch: module:function of (path, name, Asked, Memo), for weights files
 FILES: Mapping[str, str] = {
     "timm": "nmtool.encoders.timm_plan:plan_file",
     "open_clip": "nmtool.encoders.open_clip_plan:plan_file",
 }
-_LATER = ("openai",)
 
 
 def resolve(
@@ -52,6 +52,7 @@ def resolve(
     normalize: bool = False,
     tower: str = "",
     max_length: int | None = None,
+    service: Service | None = None,
 ) -> Resolved:
     """Resolve MODEL.
 
@@ -67,6 +68,7 @@ def resolve(
         normalize: divide features by their L2 norm.
         tower: ``image`` or ``text``; empty: image where the encoder has that, else text.
         max_length: longest text in tokens; None: the model's own.
+        service: for ``openai:`` alone.
 
     Raises:
         UsageError: a form, flag, architecture or feature that is not known.
@@ -86,10 +88,13 @@ def resolve(
         normalize=normalize,
         tower=tower,
         max_length=max_length,
+        service=service or Service(),
     )
     family, colon, name = model.partition(":")
-    if colon and family in _LATER:
-        raise UsageError(f"MODEL {model}: {family} is not in this version", KNOWN)
+    if asked.service != Service() and family != "openai":
+        raise UsageError(
+            f"--base-url, --dimensions, --revision or --pair-separator with MODEL {model}", "MODEL openai:NAME"
+        )
     if colon and family in FAMILIES:
         if arch is not None:
             raise UsageError(f"--arch beside {family}:NAME", "--arch for a weights file alone", f"give {family}:{arch}")

@@ -12,6 +12,23 @@ from nmtool.records import InputRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What the user asks of an embeddings service; the key to it is no part of this.
+
+    Attributes:
+        base_url: where it is, without userinfo and query; requests go to ``/embeddings`` below it.
+        dimensions: how long its vectors shall be; None: the model's own length.
+        revision: the user's own label for the state of the model, of which the service tells no digest.
+        separator: what stands between the texts of a pair, which are sent as one; None: pairs are refused.
+    """
+
+    base_url: str = ""
+    dimensions: int | None = None
+    revision: str = ""
+    separator: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """What the user asks of an encoder beside its name, checked as far as that needs no model.
 
@@ -24,6 +41,7 @@ class Asked:
         normalize: divide features by their L2 norm.
         tower: ``image``, ``text``, or empty: image where the encoder has that, else text.
         max_length: longest text in tokens; None: the model's own.
+        service: for ``openai:``.
     """
 
     arch: str | None = None
@@ -35,6 +53,7 @@ class Asked:
     normalize: bool = False
     tower: str = ""
     max_length: int | None = None
+    service: Service = field(default_factory=Service)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +64,11 @@ class Resolved:
         spec: what goes into keys.
         input: how a recipe cites it (role ``model``).
         path: the weights file, or None for random weights or several files.
-        source: ``untrained``, ``hub``, ``file``, ``folder`` or ``backbone``.
+        source: ``untrained``, ``hub``, ``file``, ``folder``, ``backbone`` or ``service``.
         seed: of random weights; else unused.
         folder: where the files of ``spec.files`` lie, or None.
         weights: the weights files of ``folder`` with their digests.
+        service: where a black box is asked; None for encoders that run here.
     """
 
     spec: EncoderSpec
@@ -58,3 +78,4 @@ class Resolved:
     seed: int
     folder: Path | None = None
     weights: Mapping[str, str] = field(default_factory=dict)
+    service: Service | None = None

@@ -36,16 +36,20 @@ class EncoderSpec:
     """An encoder, by content.
 
     Attributes:
-        family: ``timm``, ``open_clip``, ``transformers``, or ``none`` where features are ready made.
+        family: ``timm``, ``open_clip``, ``transformers``, ``openai`` (a service), or ``none`` where features are ready
+            made.
         arch: the architecture's name in its family.
         kwargs: keyword arguments of its constructor, JSON values by name.
-        weights: digest of the weights: of the file's bytes, or ``untrained:SEED:VERSIONS`` for seeded random ones.
+        weights: digest of the weights: of the file's bytes, or ``untrained:SEED:VERSIONS`` for seeded random ones, or
+            ``service:LABEL`` for a black box that tells none.
         preprocessing: how images are prepared; None where features are ready made, for texts, and where the family's
             own processor prepares them (then ``preparation`` names it and ``files`` holds its configuration).
         feature: which tensor is the feature: ``pre_logits`` is what enters the classifier, ``cls``, ``mean`` and
             ``last`` are tokens of the last layer or their mean, ``projected`` is in the space that images and texts
-            share, ``LAYER`` or ``LAYER:POOL`` the output of a named module, ``given`` is ready made.
-        dim: length of a feature vector; 0 where features are ready made (then the data's content tells it).
+            share, ``LAYER`` or ``LAYER:POOL`` the output of a named module, ``embedding`` is a service's vector,
+            ``given`` is ready made.
+        dim: length of a feature vector; 0 where features are ready made (then the data's content tells it), or where
+            a service is not asked for a certain length (then its first answer does).
         untrained: the weights are random: a baseline, and named so in every table.
         tower: what it reads: ``image`` or ``text``.
         normalize: features are divided by their L2 norm.

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nmtool.errors import DataError
+from nmtool.extract.views import Views
 from nmtool.extract.write import Chunk, SplitWriter, stored
 
 NOT_FINITE = "the encoder gave a feature that is not finite"
@@ -31,6 +32,7 @@ class Job:
         device: auto, cpu, cuda or cuda:N.
         workers: decoding threads, 0: as many as there are cores.
         model: the model as the user named it, for the summary.
+        views: augmented views that are encoded beside each image, or None.
     """
 
     dtype: str
@@ -39,6 +41,7 @@ class Job:
     device: str
     workers: int
     model: str
+    views: Views | None = None
 
     @property
     def stored_as(self) -> str:
@@ -62,7 +65,7 @@ def finished(
 
     Args:
         writer, number: where it goes.
-        block: its features, float32 [rows, D]; changed in place.
+        block: its features, float32 [rows, D], or with K views [rows, 1 + K, D]; changed in place.
         marks: by row of the split why it has no feature.
 
     Raises:
@@ -77,11 +80,14 @@ def finished(
             "mend it, or --on-error skip keeps the row, marked",
         )
     first, last = writer.array.bounds(number)
-    strange = np.flatnonzero(~np.isfinite(block).all(axis=1)) + first
+    strange = np.flatnonzero(~np.isfinite(block).all(axis=tuple(range(1, block.ndim)))) + first
     every = {int(row): NOT_FINITE for row in strange} | dict(marks)
     block[[row - first for row in every]] = np.nan
     where = f"rows {first} to {last - 1} of split {index.split}"
-    return Chunk(number=number, features=stored(block, job.stored_as, where), errors=every)
+    if block.ndim == 2:
+        return Chunk(number=number, features=stored(block, job.stored_as, where), errors=every)
+    clean, views = (stored(part, job.stored_as, where) for part in (block[:, 0], block[:, 1:]))
+    return Chunk(number=number, features=clean, errors=every, views=views)
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ class Config:
     """Settings of ``extract``."""
 
     model: str = setting(
-        doc="timm:NAME, open_clip:ARCH/PRETRAINED, transformers:NAME or :FOLDER, the path of a backbone artifact or of "
-        "a weights file (with --arch), or none",
+        doc="timm:NAME, open_clip:ARCH/PRETRAINED, transformers:NAME or :FOLDER, openai:MODEL (a service, see "
+        "--base-url), the path of a backbone artifact or of a weights file (with --arch), or none",
         key=False,
         operand=True,
     )
@@ -34,6 +34,13 @@ class Config:
     on_error: str = setting(
         "fail", doc="a sample that can't be read: stop, or keep its row, marked", key=True, choices=("fail", "skip")
     )
+    # Not keyed: it changes how a row comes to be there, not which features are asked for.
+    retry_failed: bool = setting(
+        False,
+        doc="encode the rows that failed earlier again, also after their files were mended; take all others as they "
+        "are",
+        key=False,
+    )
     feature: str | None = setting(
         None,
         doc="pre_logits, cls, mean, last, projected, or a layer as blocks.5 or blocks.5:cls (default: pre_logits for "
@@ -49,8 +56,17 @@ class Config:
         choices=("image", "text"),
     )
     max_length: int | None = setting(None, doc="longest text in tokens (default: the model's own)", key=False)
+    # Views enter the key as one record, and only where there are any: so keys without views are what they were.
+    views: int = setting(0, doc="augmented views of each image that are encoded beside it, 0 to 16", key=False)
+    augment: str = setting(
+        "weak",
+        doc="weak: crop, flip and colour jitter (TURN A.2.2); strong: crop, flip and RandAugment",
+        key=False,
+        choices=("weak", "strong"),
+    )
+    view_seed: int = setting(0, doc="seed of the views", key=False)
     # Not keyed: the same numbers but for their last bits; the summary records it.
-    batch_size: int = setting(64, doc="samples a forward pass", key=False)
+    batch_size: int = setting(64, doc="samples a forward pass; for openai: texts a request", key=False)
     arch: str | None = setting(
         None, doc="architecture of a weights file: timm's name, or open_clip:ARCH[/PRETRAINED]", key=False
     )
@@ -67,10 +83,35 @@ class Config:
     )
     mean: tuple[float, ...] | None = setting(None, doc="mean of pixels in [0, 1], one or three numbers", key=False)
     std: tuple[float, ...] | None = setting(None, doc="their standard deviation, one or three numbers", key=False)
+    base_url: str | None = setting(
+        None,
+        doc="for openai: where the service is, http(s)://HOST/PATH [$OPENAI_BASE_URL]; its key comes from "
+        "$OPENAI_API_KEY alone",
+        key=False,
+    )
+    dimensions: int | None = setting(
+        None, doc="for openai: length of the vectors to ask for (default: the model's)", key=False
+    )
+    revision: str | None = setting(
+        None, doc="for openai: your label for the state of the service's model, which tells none itself", key=False
+    )
+    pair_separator: str | None = setting(
+        None, doc="for openai: pairs of texts are sent as one text, with this between", key=False
+    )
+    batch_tokens: int = setting(100_000, doc="for openai: tokens a request, as estimated", key=False)
+    max_retries: int = setting(8, doc="for openai: how often a request that got no answer is repeated", key=False)
+    timeout: float = setting(60.0, doc="for openai: seconds for a request", key=False)
+    price: float | None = setting(
+        None, doc="for openai: price of a million tokens; --dry-run and the summary tell the cost", key=False
+    )
     # Only random weights depend on it, and those are named by it in the encoder's specification.
     seed: int = setting(0, doc="seed of --untrained weights", key=False)
     device: str = setting("auto", doc="auto, cpu, cuda or cuda:N", key=False)
-    workers: int = setting(0, doc="decoding threads (0: as many as there are cores, at most 8)", key=False)
+    workers: int = setting(
+        0,
+        doc="decoding threads (0: as many as there are cores, at most 8); for openai: requests in flight (0: 4)",
+        key=False,
+    )
 
     def overrides(self) -> dict[str, object]:
         """The preprocessing that is asked for in place of the model's own, None where it is not."""

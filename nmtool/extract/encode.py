@@ -15,23 +15,33 @@ from nmtool.encoders.encoder import ImageEncoder, load
 from nmtool.encoders.resolved import Resolved
 from nmtool.extract import images, texts
 from nmtool.extract.batches import NOT_FINITE, Clock, Job
+from nmtool.extract.ranks import Crew
 from nmtool.extract.write import Behind, SplitWriter, finish
 
 __all__ = ["Job", "encode_splits"]
 
 
 def encode_splits(
-    staging: Staging, dataset: Dataset, splits: Sequence[str], resolved: Resolved, job: Job, report: Reporter
+    staging: Staging,
+    dataset: Dataset,
+    splits: Sequence[str],
+    resolved: Resolved,
+    job: Job,
+    report: Reporter,
+    crew: Crew,
 ) -> Mapping[str, object]:
-    """Encode all splits and write the payload; returns the summary.
+    """Encode all splits, or this rank's share of them, and write the payload; returns the summary.
 
     Raises:
         DataError: a sample that can't be read with ``on_error`` fail, all of a split broken, float16 overflow.
         UnavailableError: the device or the encoder's package is not there.
     """
-    device = choose_device(job.device)
+    device = _device_of(choose_device(job.device), job, crew)
     encoder = load(resolved, device)
-    writers = [SplitWriter(staging, dataset.splits[split], resolved.spec.dim, job.stored_as) for split in splits]
+    count = job.views.count if job.views else 0
+    dim, stored_as = resolved.spec.dim, job.stored_as
+    writers = [SplitWriter(staging, dataset.splits[split], dim, stored_as, count) for split in splits]
+    crew.begin(staging, writers)
     rows = _rows_left(writers)
     clock, cut = Clock(), texts.Cut()
     began = time.perf_counter()
@@ -39,16 +49,28 @@ def encode_splits(
         if isinstance(encoder, ImageEncoder):
             chunks = images.encoded_chunks(dataset, encoder, writers, job, device, clock, advance)
         else:
-            chunks = texts.encoded_chunks(dataset, encoder, writers, job, device, clock, advance, cut)
+            chunks = texts.encoded_chunks(
+                dataset, encoder, writers, job, device, clock, advance, cut if crew.leads else None
+            )
         with contextlib.closing(chunks):
             for chunk, writer in chunks:
                 behind.put(writer, chunk)
+    crew.end(staging, writers)
+    if not crew.leads:
+        return {}
     counts = finish(staging, writers, dataset.classes)
     seconds = time.perf_counter() - began
     _warn(writers, cut, resolved, report)
     for split, count in cut.counts.items():
         counts[split] = {**_table(counts[split]), "truncated": count}
-    return _summary(resolved, job, counts, rows, seconds, clock, behind, report, device)
+    return _summary(resolved, job, counts, rows, seconds, clock, behind, report, device, crew)
+
+
+def _device_of(device: torch.device, job: Job, crew: Crew) -> torch.device:
+    """Each rank of a machine has a GPU of its own, unless one is named."""
+    if device.type != "cuda" or crew.world == 1 or ":" in job.device:
+        return device
+    return torch.device("cuda", crew.local % torch.cuda.device_count())
 
 
 def _table(value: object) -> dict[str, object]:
@@ -90,6 +112,7 @@ def _summary(
     behind: Behind,
     report: Reporter,
     device: torch.device,
+    crew: Crew,
 ) -> dict[str, object]:
     # on a GPU encoding runs beside decoding, and only what it waits for counts; on a CPU they share the threads
     spec = resolved.spec
@@ -113,8 +136,10 @@ def _summary(
         "dim": spec.dim,
         "dtype": job.dtype,
         "splits": counts,
+        **({"views": job.views.to_json()} if job.views else {}),
         "samples_per_s": round(rate, 1),
         "encoded": rows,
+        **({"ranks": crew.world} if crew.world > 1 else {}),
         "batch_size": job.batch_size,
         "device": device.type,
         "spent_s": {

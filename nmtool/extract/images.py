@@ -20,14 +20,17 @@ import torch
 
 from nmtool.data.dataset import Dataset
 from nmtool.data.images import BrokenSample
+from nmtool.data.index import combined
 from nmtool.encoders.device import one_thread_each, thread_count
 from nmtool.encoders.encoder import ImageEncoder, Pixels
 from nmtool.extract.batches import Clock, Job, finished, pool_of, waited
+from nmtool.extract.views import Views
 from nmtool.extract.write import Chunk, SplitWriter
 
 AHEAD = 3  # batches being decoded while a GPU encodes one
 
-Decoded = tuple[torch.Tensor, str, float]  # uint8 [3, H, W], blank where broken; why it is broken; seconds
+# uint8 [1 + views, 3, H, W], blank where broken; why it is; digest of what is broken, if that was read; seconds
+Decoded = tuple[torch.Tensor, str, str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """What became of a batch: features float32 [B, D], by row why it failed, and seconds decoding and encoding."""
+    """What became of a batch: features float32 [B, D] or, with views, [B, 1 + K, D]; errors by row; seconds."""
 
     batch: Batch
     features: npt.NDArray[np.float32]
@@ -77,29 +80,54 @@ def plan(writers: Sequence[SplitWriter], batch_size: int) -> list[Batch]:
     ]
 
 
-def _decode(dataset: Dataset, pixels: Pixels, split: str, row: int) -> Decoded:
+def decode(dataset: Dataset, pixels: Pixels, split: str, row: int, views: Views | None) -> Decoded:
+    """An image as the encoder takes it, and its views; a broken one comes back blank, with the reason."""
     began = time.perf_counter()
     try:
-        return pixels.crop(dataset.image(split, row)), "", time.perf_counter() - began
+        image = dataset.image(split, row)
+        out = pixels.crop(image)[None]
+        if views is not None:
+            more = views.of(image, dataset.splits[split].ids[row], pixels.size)
+            out = torch.cat([out, torch.from_numpy(more)])
+        return out, "", "", time.perf_counter() - began
     except BrokenSample as error:
-        return torch.zeros(3, *pixels.size, dtype=torch.uint8), str(error), time.perf_counter() - began
+        count = 1 if views is None else 1 + views.count
+        content = error.content
+        if content and dataset.kind == "captions":
+            content = combined(content, dataset.caption(split, row))
+        blank = torch.zeros(count, 3, *pixels.size, dtype=torch.uint8)
+        return blank, str(error), content, time.perf_counter() - began
 
 
-def _encode(encoder: ImageEncoder, batch: Batch, decoded: Sequence[Decoded], job: Job, device: torch.device) -> Encoded:
-    """Stack, normalise and encode; in float32, or with bfloat16 autocast."""
-    began = time.perf_counter()
-    pixels = torch.stack([image for image, _, _ in decoded])
+def encode(
+    encoder: ImageEncoder, images: Sequence[torch.Tensor], job: Job, device: torch.device
+) -> npt.NDArray[np.float32]:
+    """Stack, normalise and encode, in float32 or with bfloat16 autocast: [B, D], or with K views [B, 1 + K, D].
+
+    The images themselves go through the encoder without the views, so that views change not a bit of their features.
+    """
+    every = torch.stack(list(images))
     if device.type == "cuda":
-        pixels = pixels.pin_memory().to(device, non_blocking=True)
+        every = every.pin_memory().to(device, non_blocking=True)
+    parts = []
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=job.dtype == "bfloat16"):
-        # channels last: 1.6 times as fast for convolutions on CPU, and nothing to others
-        images = encoder.pixels.normalise(pixels).contiguous(memory_format=torch.channels_last)
-        features = encoder.features(images).float().cpu().numpy()
+        for pixels in every.unbind(1):
+            # channels last: 1.6 times as fast for convolutions on CPU, and nothing to others
+            batch = encoder.pixels.normalise(pixels).contiguous(memory_format=torch.channels_last)
+            parts.append(encoder.features(batch).float().cpu().numpy())
+    return parts[0] if job.views is None else np.stack(parts, axis=1)
+
+
+def _encoded(
+    encoder: ImageEncoder, batch: Batch, decoded: Sequence[Decoded], job: Job, device: torch.device
+) -> Encoded:
+    began = time.perf_counter()
+    batch.writer.contents.update({batch.start + at: d[2] for at, d in enumerate(decoded) if d[2]})
     return Encoded(
         batch=batch,
-        features=features,
-        errors={batch.start + at: why for at, (_, why, _) in enumerate(decoded) if why},
-        decode_s=sum(seconds for _, _, seconds in decoded),
+        features=encode(encoder, [d[0] for d in decoded], job, device),
+        errors={batch.start + at: why for at, (_, why, _, _) in enumerate(decoded) if why},
+        decode_s=sum(d[3] for d in decoded),
         encode_s=time.perf_counter() - began,
     )
 
@@ -111,8 +139,9 @@ def _on_cpu(
 
     def work(batch: Batch) -> Encoded:
         split = batch.writer.index.split
-        decoded = [_decode(dataset, encoder.pixels, split, row) for row in range(batch.start, batch.stop)]
-        return _encode(encoder, batch, decoded, job, device)
+        rows = range(batch.start, batch.stop)
+        decoded = [decode(dataset, encoder.pixels, split, row, job.views) for row in rows]
+        return _encoded(encoder, batch, decoded, job, device)
 
     threads = thread_count(job.workers)
     with one_thread_each(), pool_of(threads) as pool:
@@ -135,12 +164,13 @@ def _on_gpu(
         while True:
             while len(flying) <= AHEAD and (batch := next(left, None)) is not None:
                 split, rows = batch.writer.index.split, range(batch.start, batch.stop)
-                flying.append((batch, [pool.submit(_decode, dataset, encoder.pixels, split, row) for row in rows]))
+                futures = [pool.submit(decode, dataset, encoder.pixels, split, row, job.views) for row in rows]
+                flying.append((batch, futures))
             if not flying:
                 return
             batch, futures = flying.popleft()
             decoded = [waited(future, clock) for future in futures]
-            yield _encode(encoder, batch, decoded, job, device)
+            yield _encoded(encoder, batch, decoded, job, device)
 
 
 def _chunks(
@@ -153,7 +183,7 @@ def _chunks(
         batch, writer = done.batch, done.batch.writer
         first, last = writer.array.bounds(batch.number)
         if batch.start == first:
-            block, marks = np.empty((last - first, done.features.shape[1]), dtype=np.float32), {}
+            block, marks = np.empty((last - first, *done.features.shape[1:]), dtype=np.float32), {}
         marks |= done.errors
         block[batch.start - first : batch.stop - first] = done.features
         clock.decode += done.decode_s

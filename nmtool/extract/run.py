@@ -7,20 +7,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from nmtool import settings
 from nmtool.artifact.format import canonical, sha256
 from nmtool.artifact.key import Recipe
-from nmtool.artifact.stage import Session, Staging, produce
+from nmtool.artifact.stage import Session, Staging, place_of, produce
 from nmtool.data.dataset import Dataset
 from nmtool.data.sources import open_dataset
 from nmtool.encoders.facts import parse_kwargs
 from nmtool.encoders.resolve import resolve
-from nmtool.encoders.resolved import Resolved
+from nmtool.encoders.resolved import Resolved, Service
 from nmtool.encoders.spec import READY_MADE
 from nmtool.errors import InputMissingError, UsageError
 from nmtool.extract.config import Config
+from nmtool.extract.ranks import Crew
+from nmtool.extract.retry import Build, plan_retry
+from nmtool.extract.service import asked_of, settled
+from nmtool.extract.service import work as work_of_service
+from nmtool.extract.views import Views
 from nmtool.records import ArtifactRef, InputRef
+
+if TYPE_CHECKING:
+    from nmtool.extract.batches import Job
 
 EPOCH = 1
 
@@ -34,35 +43,74 @@ def run(config: Config, session: Session) -> ArtifactRef:
         DataError: samples that can't be read (with ``--on-error fail``), weights that do not fit.
         UnavailableError: weights or a device that are not there.
     """
+    crew = Crew(session.ranks)
+    agreed = "" if crew.leads else crew.tell()  # rank 0 has looked at the data: what it found out is remembered
     if not 1 <= config.batch_size <= 1 << 16:
         raise UsageError(f"--batch-size is {config.batch_size}", "1 to 65536")
+    config = settled(config, session)
     dataset = open_dataset(config.data, memo=session.memo, data_root=config.data_root)
     for remark in dataset.remarks:
         session.report.warning(remark)
     splits = choose_splits(dataset, config.split)
     kwargs = parse_kwargs(config.model_kwargs)
-    resolved = _resolve(config, kwargs, dataset, session)
+    resolved = resolve_model(config, kwargs, dataset, session)
     spec = resolved.spec if resolved else READY_MADE
+    views = chosen_views(config, resolved)
     digests = {split: dataset.splits[split].digest for split in splits}
     data = InputRef(role="data", kind="index", key="", content=sha256(canonical(digests)))
     recipe = Recipe(
         stage="extract",
         kind="features",
         epoch=EPOCH,
-        config={**settings.keyed(config), "encoder": spec.to_json(), "splits": list(splits)},
+        config={
+            **settings.keyed(config),
+            "encoder": spec.to_json(),
+            "splits": list(splits),
+            # left out where there are none: so that older keys hold
+            **({"views": views.to_json()} if views else {}),
+        },
         inputs=(data, resolved.input) if resolved else (data,),
     )
+    name = f"{spec.arch}-{data_name(config.data)}"
+
+    def encoded(staging: Staging) -> Mapping[str, object]:
+        return _build(staging, config, dataset, splits, resolved, session, crew)
+
+    if crew.world > 1:
+        if resolved is None or resolved.service is not None or config.retry_failed:
+            raise UsageError("several ranks for what is not encoded here, or for --retry-failed", "one process")
+        if not crew.leads:
+            return crew.follow(place_of(session, recipe, name), recipe.kind, recipe.key, agreed, encoded)
+        crew.tell(recipe.key)
+    build: Build = encoded
+    work = _work(config, dataset, splits, resolved) if session.dry_run else ""
+    if config.retry_failed:
+        retry = plan_retry(session, recipe, name, dataset, splits, resolved, job_of(config, views))
+        if isinstance(retry, ArtifactRef):
+            return retry
+        if retry is not None:
+            session, build, work = retry
+    with crew.led():
+        return produce(
+            session,
+            recipe,
+            name=name,
+            config=settings.everything(config),
+            origin=_origin(config, kwargs),
+            build=build,
+            work=work,
+        )
+
+
+def _work(config: Config, dataset: Dataset, splits: tuple[str, ...], resolved: Resolved | None) -> str:
+    """In words, what a miss has to do."""
     rows = sum(len(dataset.splits[split]) for split in splits)
-    who = f"{spec.arch}{' (untrained)' if spec.untrained else ''}"
-    return produce(
-        session,
-        recipe,
-        name=f"{spec.arch}-{data_name(config.data)}",
-        config=settings.everything(config),
-        origin=_origin(config, kwargs),
-        build=lambda staging: _build(staging, config, dataset, splits, resolved, session),
-        work=f"encode {rows} samples in {len(splits)} splits with {who}" if resolved else f"take in {rows} rows",
-    )
+    if resolved is None:
+        return f"take in {rows} rows"
+    if resolved.service is not None:
+        return work_of_service(dataset, splits, resolved, config.price)
+    who = f"{resolved.spec.arch}{' (untrained)' if resolved.spec.untrained else ''}"
+    return f"encode {rows} samples in {len(splits)} splits with {who}"
 
 
 def choose_splits(dataset: Dataset, wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -80,13 +128,14 @@ def data_name(uri: str) -> str:
     return stem or scheme
 
 
-def _resolve(config: Config, kwargs: Mapping[str, object], dataset: Dataset, session: Session) -> Resolved | None:
+def resolve_model(config: Config, kwargs: Mapping[str, object], dataset: Dataset, session: Session) -> Resolved | None:
     """The encoder, or None for ready-made features; refuses a model for the wrong kind of data."""
     if config.model == "none":
         if dataset.kind != "features":
             raise UsageError(f"MODEL none with {dataset.kind} in {config.data}", "ready-made features", "name a model")
         asked = any(value is not None for value in (*config.overrides().values(), config.arch, config.feature))
-        if asked or kwargs or config.untrained or config.normalize or config.tower or config.max_length is not None:
+        limits = config.max_length is not None or asked_of(config) != Service()
+        if asked or kwargs or config.untrained or config.normalize or config.tower or limits:
             raise UsageError(
                 "model, feature or preprocessing flags with MODEL none", "none of them: nothing is encoded"
             )
@@ -107,6 +156,7 @@ def _resolve(config: Config, kwargs: Mapping[str, object], dataset: Dataset, ses
         normalize=config.normalize,
         tower=choose_tower(dataset, config.tower),
         max_length=config.max_length,
+        service=asked_of(config),
     )
 
 
@@ -116,6 +166,17 @@ def choose_tower(dataset: Dataset, asked: str | None) -> str:
     if asked and asked not in can:
         raise UsageError(f"--tower {asked} for {dataset.kind}", f"the {can[0]} tower")
     return asked or (can[0] if len(can) == 1 else "")
+
+
+def chosen_views(config: Config, resolved: Resolved | None) -> Views | None:
+    """The views that are asked for, or None; refuses them where no images are encoded."""
+    if not config.views:
+        if config.augment != "weak" or config.view_seed:
+            raise UsageError("--augment or --view-seed without --views", "how many views are wanted", "--views 2")
+        return None
+    if resolved is None or resolved.spec.tower != "image":
+        raise UsageError(f"--views {config.views} for what is no image", "views of images alone")
+    return Views(count=config.views, augment=config.augment, seed=config.view_seed)
 
 
 def _origin(config: Config, kwargs: Mapping[str, object]) -> dict[str, object]:
@@ -140,18 +201,39 @@ def _build(
     splits: tuple[str, ...],
     resolved: Resolved | None,
     session: Session,
+    crew: Crew,
 ) -> Mapping[str, object]:
-    from nmtool.extract.encode import Job, encode_splits
     from nmtool.extract.ingest import ingest_splits
 
     if resolved is None:
         return ingest_splits(staging, dataset, splits, config.dtype, config.on_error, session.report)
-    job = Job(
+    job = crew.share(job_of(config, chosen_views(config, resolved)))
+    if resolved.service is not None:
+        from nmtool.extract.remote import Limits, encode_remote
+
+        limits = Limits(
+            batch_tokens=config.batch_tokens,
+            max_retries=config.max_retries,
+            timeout=config.timeout,
+            price=config.price,
+            secret=session.secret,
+        )
+        return encode_remote(staging, dataset, splits, resolved, job, limits, session.report)
+    from nmtool.extract.encode import encode_splits
+
+    return encode_splits(staging, dataset, splits, resolved, job, session.report, crew)
+
+
+def job_of(config: Config, views: Views | None) -> Job:
+    """How to encode, as the settings say."""
+    from nmtool.extract.batches import Job
+
+    return Job(
         dtype=config.dtype,
         on_error=config.on_error,
         batch_size=config.batch_size,
         device=config.device,
         workers=config.workers,
         model=config.model,
+        views=views,
     )
-    return encode_splits(staging, dataset, splits, resolved, job, session.report)

@@ -56,9 +56,9 @@ def encoded_chunks(
     device: torch.device,
     clock: Clock,
     advance: Callable[[int], None],
-    cut: Cut,
+    cut: Cut | None,
 ) -> Generator[tuple[Chunk, SplitWriter]]:
-    """Every chunk that is left to do; texts of those that are done are counted where they were cut.
+    """Every chunk that is left to do; texts of those that are done are counted, too, where ``cut`` is to be known.
 
     Raises:
         DataError: a text without tokens with ``on_error`` fail, or pairs that the model has no encoding of.
@@ -66,10 +66,7 @@ def encoded_chunks(
 
     def work(tokens: list[Tokens]) -> Encoded:
         began = time.perf_counter()
-        bf16 = torch.autocast(device.type, dtype=torch.bfloat16, enabled=job.dtype == "bfloat16")
-        with torch.inference_mode(), bf16:
-            features = encoder.features(encoder.tokenizer.batch(tokens, device)).float().cpu().numpy()
-        return features, time.perf_counter() - began
+        return encode_texts(encoder, tokens, job, device), time.perf_counter() - began
 
     # one thread feeds a GPU; on a CPU whole batches run beside each other, each in one thread
     threads = thread_count(job.workers) if device.type == "cpu" else 1
@@ -77,10 +74,13 @@ def encoded_chunks(
         flying: deque[Part] = deque()
         for writer in writers:
             for number in range(writer.array.chunks):
+                if cut is None and writer.is_done(number):
+                    continue
                 began = time.perf_counter()
                 rows = range(*writer.array.bounds(number))
-                tokens = encoder.tokenizer.tokens(_texts(dataset, writer.index.split, rows))
-                cut.add(writer.index.split, tokens)
+                tokens = encoder.tokenizer.tokens(texts_of(dataset, writer.index.split, rows))
+                if cut is not None:
+                    cut.add(writer.index.split, tokens)
                 clock.decode += time.perf_counter() - began
                 if writer.is_done(number):
                     continue
@@ -102,7 +102,20 @@ def batches_of(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
 
 
-def _texts(dataset: Dataset, split: str, rows: Sequence[int]) -> list[tuple[str, ...]]:
+def encode_texts(
+    encoder: TextEncoder, tokens: Sequence[Tokens], job: Job, device: torch.device
+) -> npt.NDArray[np.float32]:
+    """A batch through the encoder, in float32 or with bfloat16 autocast: [B, D]."""
+    bf16 = torch.autocast(device.type, dtype=torch.bfloat16, enabled=job.dtype == "bfloat16")
+    with torch.inference_mode(), bf16:
+        features: npt.NDArray[np.float32] = (
+            encoder.features(encoder.tokenizer.batch(tokens, device)).float().cpu().numpy()
+        )
+    return features
+
+
+def texts_of(dataset: Dataset, split: str, rows: Sequence[int]) -> list[tuple[str, ...]]:
+    """The texts, or pairs of texts, of some rows."""
     if dataset.kind == "captions":
         return [(dataset.caption(split, row),) for row in rows]
     return [dataset.text(split, row) for row in rows]

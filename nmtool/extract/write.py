@@ -11,7 +11,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nmtool.artifact import arrays, typed
-from nmtool.artifact.format import canonical
+from nmtool.artifact.format import canonical, sha256
 from nmtool.artifact.stage import Staging
 from nmtool.errors import DataError
 from nmtool.records import SampleIndex
@@ -51,42 +51,81 @@ def stored(block: npt.NDArray[Any], dtype: npt.DTypeLike, where: str) -> Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Some consecutive rows, ready to be written: chunk number, features, and by row why it failed."""
+    """Some consecutive rows, ready to be written.
+
+    Attributes:
+        number: of the chunk.
+        features: [rows, D].
+        errors: by row why it failed.
+        views: [rows, K, D], or None.
+    """
 
     number: int
     features: Block
     errors: Mapping[int, str]
+    views: Block | None = None
 
 
 class SplitWriter:
     """The feature array of one split: which chunks are there, and the marks of each.
+
+    Attributes:
+        errors: by row why it failed, of the chunks that are there.
+        contents: by row the hex sha256 of a sample that failed, where it is known; set before its chunk is written.
 
     Args:
         staging: where the run works.
         index: the split's rows.
         dim: length of a feature vector.
         dtype: stored type, float32 or float16.
+        views: how many augmented views stand beside each feature. Their chunks have the rows of the features' chunks,
+            so that a chunk of either is worked out, and found done, together with the other.
     """
 
-    def __init__(self, staging: Staging, index: SampleIndex, dim: int, dtype: str) -> None:
+    def __init__(self, staging: Staging, index: SampleIndex, dim: int, dtype: str, views: int = 0) -> None:
         self._staging, self.index = staging, index
         rows = chunk_rows(dim, dtype)
         self.array = arrays.ArrayWriter(
             staging, typed.STORE, f"{index.split}/features", (len(index), dim), np.dtype(dtype), rows
         )
+        self.views: arrays.ArrayWriter | None = None
+        if views:
+            shape, name = (len(index), views, dim), f"{index.split}/{typed.VIEWS}"
+            self.views = arrays.ArrayWriter(staging, typed.STORE, name, shape, np.dtype(dtype), rows)
         self.errors: dict[int, str] = {}
-        self._ready = {number for number in range(self.array.chunks) if self.array.is_done(number)}
+        self.contents: dict[int, str] = {}
+        self._ready: set[int] = set()
+        self._not_mine: set[int] = set()
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Learn which chunks are there, and their marks, from the staging."""
+        self._ready = {
+            number
+            for number in range(self.array.chunks)
+            if self.array.is_done(number) and (self.views is None or self.views.is_done(number))
+        }
         for number in self._ready:
-            self.errors.update({int(row): text for row, text in json.loads(self.array.note(number) or "{}").items()})
+            for row, mark in json.loads(self.array.note(number) or "{}").items():
+                why, content = (mark, "") if isinstance(mark, str) else mark
+                self.errors[int(row)] = why
+                self.contents |= {int(row): content} if content else {}
 
     def is_done(self, number: int) -> bool:
-        """Whether a chunk and its marks were written by an earlier run of this recipe."""
-        return number in self._ready
+        """Whether a chunk and its marks were written by an earlier run of this recipe, or are for another rank."""
+        return number in self._ready or number in self._not_mine
+
+    def keep_to(self, chunks: Collection[int]) -> None:
+        """Leave all but these chunks to other ranks."""
+        self._not_mine = set(range(self.array.chunks)) - set(chunks)
 
     def write(self, chunk: Chunk) -> None:
         """Write a chunk and its marks."""
-        marks = canonical({str(row): text for row, text in chunk.errors.items()}).decode() if chunk.errors else ""
-        self.array.write(chunk.number, chunk.features, marks)
+        if self.views is not None:
+            assert chunk.views is not None
+            self.views.write(chunk.number, chunk.views)
+        marks = {str(row): [why, self.contents.get(row, "")] for row, why in chunk.errors.items()}
+        self.array.write(chunk.number, chunk.features, canonical(marks).decode() if marks else "")
         self.errors.update(chunk.errors)
 
     def finish(self) -> npt.NDArray[np.bool_]:
@@ -108,7 +147,9 @@ class SplitWriter:
             )
             for number in range(writer.chunks):
                 start, stop = writer.bounds(number)
-                writer.write(number, values[start:stop])
+                note = sha256(values[start:stop].tobytes())
+                if not writer.is_done(number) or writer.note(number) != note:  # marks may have changed meanwhile
+                    writer.write(number, values[start:stop], note)
         return ok
 
 
@@ -170,7 +211,7 @@ class Behind:
 
 
 def finish(staging: Staging, writers: Sequence[SplitWriter], classes: Sequence[str]) -> dict[str, object]:
-    """Write labels, marks, ``samples.parquet`` and ``classes.json`` once all chunks are there.
+    """Write labels, marks, ``samples.parquet``, ``classes.json`` and, where needed, ``failed.json``: chunks are there.
 
     Returns:
         By split: rows ``n``, ``classes`` it may have, rows ``skipped``, and its ``digest``.
@@ -186,6 +227,9 @@ def finish(staging: Staging, writers: Sequence[SplitWriter], classes: Sequence[s
         "error": [writer.errors.get(row, "") for writer in writers for row in range(len(writer.index))],
     }
     staging.write(typed.SAMPLES_TABLE, typed.parquet_bytes(columns))
+    failed = {w.index.split: {str(r): w.contents[r] for r in sorted(w.contents) if r in w.errors} for w in writers}
+    if any(failed.values()):  # so that a mended sample can be told from changed data
+        staging.write(typed.FAILED, canonical({split: rows for split, rows in failed.items() if rows}))
     typed.write_classes(staging, classes)
     return {
         writer.index.split: {

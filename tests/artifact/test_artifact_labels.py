@@ -128,3 +128,13 @@ def test_a_sample_that_is_labelled_twice_is_refused() -> None:
     labels = Labels(values=np.array([0]), classes=("x", "y", "z"))
     with pytest.raises(DataError, match="have sample 'b' twice"):
         typed.join_labels(overlay(["b", "a", "b"], [0, 0, 0], [1, 0, 2]), ["b"], labels, "here")
+
+
+def test_captions_are_no_class_labels() -> None:
+    """Each sample a class of its own: the rows of captions would pass for clean labels."""
+    captions = NoisyLabels(
+        samples=["a", "b", "c"], split="train", clean=np.arange(3), noisy=np.array([1, 0, 2]), classes=()
+    )
+    labels = Labels(values=np.arange(3), classes=("x", "y", "z"))
+    with pytest.raises(DataError, match="captions"):
+        typed.join_labels(captions, ["a", "b", "c"], labels, "here")

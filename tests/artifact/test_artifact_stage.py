@@ -141,6 +141,21 @@ def test_an_interrupted_run_is_gone_on_with(made: Make, tmp_path: Path) -> None:
     assert [p.name for p in ref.path.parent.iterdir()] == [ref.path.name]
 
 
+def test_what_follows_a_torn_line_is_believed(tmp_path: Path) -> None:
+    """Killed in the middle of a line, then again later: the second run's first file is not lost with the torn line."""
+    staging = Staging(tmp_path, {}, 0)
+    staging.write("a", b"1", note="first")
+    with (tmp_path / "journal.jsonl").open("ab") as journal:
+        journal.write(b'{"note":"","path":"data/b","sha')
+    again = stage._reopen(tmp_path)
+    assert (again.has("a"), again.has("b")) == (True, False)
+    again.write("b", b"22", note="second")
+    again.write("c", b"333")
+    third = stage._reopen(tmp_path)
+    assert [third.has(name) for name in "abc"] == [True, True, True]
+    assert (third.note("a"), third.note("b"), third.read("b")) == ("first", "second", b"22")
+
+
 def test_a_live_run_is_never_robbed(made: Make, tmp_path: Path) -> None:
     store = tmp_path / "store"
     with pytest.raises(KeyboardInterrupt):
