@@ -88,7 +88,7 @@ def test_one_bit_of_the_weights_is_another_encoder(weights: Path, tmp_path: Path
         ("timm:test_resnet", {"untrained": True, "overrides": {"crop_pct": 1.5}}, UsageError, "--crop-pct"),
         ("timm:test_resnet", {"untrained": True, "overrides": {"std": (0.0,)}}, UsageError, "--std"),
         ("timm:test_resnet", {"untrained": True, "overrides": {"interpolation": "magic"}}, UsageError, "bicubic"),
-        ("openai:text-embedding-3-small", {}, UsageError, "not in this version"),
+        ("openai:text-embedding-3-small", {}, UsageError, "--base-url"),
         ("resnet18", {}, InputMissingError, "timm:resnet18"),
         ("/nowhere/at/all.safetensors", {"arch": "resnet18"}, InputMissingError, "does not exist"),
         ("timm:resnet18", {}, UnavailableError, "--untrained"),
