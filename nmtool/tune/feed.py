@@ -76,8 +76,12 @@ class Feed:
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Features [K or 1, B, D] and labels [K, B] of the rows [U, B] of one step."""
-        labels = self.y[self._overlay, rows[self._of_head]]
+        labels = self.y[self._overlay, self.of_heads(rows)]
         return self._spread(self._scaling(self._X[rows])), labels
+
+    def of_heads(self, rows: Tensor) -> Tensor:
+        """The rows [K, B] of each head, of the rows [U, B] of one step."""
+        return rows[self._of_head]
 
     def scaled(self, x: Tensor) -> Tensor:
         """Features [B, D] as each head sees them: [K or 1, B, D]."""

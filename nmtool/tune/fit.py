@@ -8,7 +8,7 @@ may add in another order than single ones). It refuses to go on, or to leave any
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,10 +20,10 @@ from torch import Tensor
 
 from nmtool.artifact.format import canonical, sha256
 from nmtool.errors import DivergedError
-from nmtool.numerics import losses
 from nmtool.tune import evaluate
 from nmtool.tune.feed import Feed
 from nmtool.tune.heads import LinearHeads
+from nmtool.tune.loss import ClassLoss, class_loss
 from nmtool.tune.material import Bench, Material
 from nmtool.tune.optimise import StackAdamW
 from nmtool.tune.outcome import Outcome, metadata
@@ -79,55 +79,56 @@ def fit(
     probe = runs[0].probe
     feed = Feed(runs, material, bench)
     heads = model(runs, material.X.shape[1], len(material.classes), bench.device)
+    loss = class_loss(runs)
     steps = -(-feed.n // probe.batch_size)
     adamw = StackAdamW(heads.parameters, runs, steps * probe.epochs)
     # all indices: a stack may be cut otherwise on another device
     which = sha256(canonical([run.index for run in runs]))[7:23]
     name = f"stack-{which}.safetensors"
-    epochs = _restore(bench.kept(name), heads, adamw) or [[] for _ in runs]
+    epochs = _restore(bench.kept(name), heads, adamw, loss) or [[] for _ in runs]
     bench.advance(len(runs) * len(epochs[0]))
     candidates = runs[0].holdout > 0
     target = material.targets[0]
     truth = bench.tensor(target.y)
     last = time.monotonic()
     for epoch in range(len(epochs[0]), probe.epochs):
-        rows = _epoch(heads, adamw, feed, terms, runs, epoch)
+        rows = _epoch(heads, adamw, feed, loss, terms, runs, epoch)
         accuracies = None if candidates else evaluate.correct(heads, feed, target.X, truth)
         for k, row in enumerate(rows):
             epochs[k].append({**row, "accuracy": accuracies[k]} if accuracies else row)
         bench.advance(len(runs))
         if time.monotonic() - last > CHECKPOINT_S and epoch + 1 < probe.epochs:
-            bench.keep(name, _state(heads, adamw, epochs))
+            bench.keep(name, _state(heads, adamw, loss, epochs))
             last = time.monotonic()
     if not candidates:
         _check_parameters(heads, runs)
     if keep_last and adamw.stepped:
-        bench.keep(name, _state(heads, adamw, epochs))
+        bench.keep(name, _state(heads, adamw, loss, epochs))
     return Trained(heads=heads, feed=feed, epochs=epochs)
 
 
-def _class_loss(runs: Sequence[Run]) -> Callable[[Tensor, Tensor], Tensor]:
-    probe = runs[0].probe
-    if probe.loss == "ce":
-        return losses.cross_entropy
-    return lambda logits, y: losses.generalized_cross_entropy(logits, y, probe.q)
-
-
 def _epoch(
-    heads: LinearHeads, adamw: StackAdamW, feed: Feed, terms: Terms | None, runs: Sequence[Run], epoch: int
+    heads: LinearHeads,
+    adamw: StackAdamW,
+    feed: Feed,
+    loss: ClassLoss,
+    terms: Terms | None,
+    runs: Sequence[Run],
+    epoch: int,
 ) -> list[dict[str, Any]]:
     """One pass over the rows; returns a row a head: mean losses by term, and accuracy on the training labels so far."""
-    loss_of, size = _class_loss(runs), runs[0].probe.batch_size
+    size = runs[0].probe.batch_size
     order = feed.order(epoch)
     hits = torch.zeros(len(runs), device=order.device)
     history: list[Tensor] = []  # [terms, K] a step: read once an epoch, so that a GPU is not waited for
     names: list[str] = []
     for start in range(0, feed.n, size):
-        x, y = feed.batch(order[:, start : start + size])
+        now = order[:, start : start + size]
+        x, y = feed.batch(now)
         z = heads.transform(x, training=True)
         logits = heads.classify(z)
-        parts = {runs[0].probe.loss: loss_of(logits, y)}
-        total = parts[runs[0].probe.loss]
+        parts = {loss.name: loss(logits, y, feed.of_heads(now))}
+        total = parts[loss.name]
         if terms is not None:
             for name, value in terms(x, z).items():
                 parts[name] = value
@@ -181,14 +182,17 @@ def _check_parameters(heads: LinearHeads, runs: Sequence[Run]) -> None:
             )
 
 
-def _state(heads: LinearHeads, adamw: StackAdamW, epochs: list[list[dict[str, Any]]]) -> bytes:
+def _state(heads: LinearHeads, adamw: StackAdamW, loss: ClassLoss, epochs: list[list[dict[str, Any]]]) -> bytes:
     tensors = {f"head/{n}": t.detach().contiguous() for n, t in {**heads.parameters, **heads.buffers}.items()}
     tensors |= {f"adamw/{n}": t.contiguous() for n, t in adamw.state().items()}
+    tensors |= {f"loss/{n}": t.contiguous() for n, t in loss.state().items()}
     meta = canonical({"epochs": epochs, "steps": adamw.done}).decode()
     return bytes(save_tensors(tensors, metadata={"nmtool": meta}))
 
 
-def _restore(data: bytes | None, heads: LinearHeads, adamw: StackAdamW) -> list[list[dict[str, Any]]] | None:
+def _restore(
+    data: bytes | None, heads: LinearHeads, adamw: StackAdamW, loss: ClassLoss
+) -> list[list[dict[str, Any]]] | None:
     if data is None:
         return None
     tensors, meta = load_tensors(data), metadata(data)
@@ -196,6 +200,7 @@ def _restore(data: bytes | None, heads: LinearHeads, adamw: StackAdamW) -> list[
         for name, tensor in {**heads.parameters, **heads.buffers}.items():
             tensor.copy_(tensors[f"head/{name}"])
     adamw.restore({n.removeprefix("adamw/"): t for n, t in tensors.items() if n.startswith("adamw/")}, meta["steps"])
+    loss.restore({n.removeprefix("loss/"): t for n, t in tensors.items() if n.startswith("loss/")})
     epochs: list[list[dict[str, Any]]] = meta["epochs"]
     return epochs
 

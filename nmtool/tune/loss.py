@@ -1,0 +1,53 @@
+"""The classification loss of a stack of heads, with whatever it remembers about the training rows between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from nmtool.numerics import losses
+from nmtool.tune.plan import Run
+
+
+class ClassLoss(Protocol):
+    """Losses [K] of a stack's logits; some keep a state about each training row, which a checkpoint holds."""
+
+    @property
+    def name(self) -> str:
+        """What its column in the log is called."""
+
+    def __call__(self, logits: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        """[K] of logits [K, B, C], labels [K, B] and the training rows [K, B] that they are of."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What it remembers, by name."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state`` gave."""
+
+
+class _Stateless:
+    """A loss of the batch alone."""
+
+    def __init__(self, name: str, q: float) -> None:
+        self.name, self._q = name, q
+
+    def __call__(self, logits: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        del rows
+        if self.name == "ce":
+            return losses.cross_entropy(logits, y)
+        return losses.generalized_cross_entropy(logits, y, self._q)
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        del state
+
+
+def class_loss(runs: Sequence[Run]) -> ClassLoss:
+    """The loss that a stack of runs trains with; they agree in it, as in all of their ``stack_key``."""
+    probe = runs[0].probe
+    return _Stateless(probe.loss, probe.q)
