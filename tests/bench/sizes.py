@@ -11,7 +11,7 @@ class Sizes:
 
     Attributes:
         rounds: times each contender is run, in turns.
-        images, arch, image_size: extract.
+        images, archs, image_size: extract; those after the first with a quarter of the images.
         store_mb: store, 10^6 bytes.
         head_rows, head_dim, head_classes, head_epochs: heads; 50,000 rows and 30 epochs are a real table's size.
         head_rounds: heads, in place of ``rounds``: the plain loops are slow.
@@ -24,8 +24,8 @@ class Sizes:
     """
 
     rounds: int = 3
-    images: int = 600
-    arch: str = "mobilenetv2_100"
+    images: int = 512
+    archs: tuple[str, ...] = ("mobilenetv2_100", "resnet50")
     image_size: int = 224
     store_mb: int = 400
     head_rows: int = 20_000
