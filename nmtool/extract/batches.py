@@ -33,6 +33,7 @@ class Job:
         workers: decoding threads, 0: as many as there are cores.
         model: the model as the user named it, for the summary.
         views: augmented views that are encoded beside each image, or None.
+        decode: who decodes JPEG files: ``cpu`` (Pillow), ``cuda``.
     """
 
     dtype: str
@@ -42,6 +43,7 @@ class Job:
     workers: int
     model: str
     views: Views | None = None
+    decode: str = "cpu"
 
     @property
     def stored_as(self) -> str:

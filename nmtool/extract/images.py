@@ -24,6 +24,7 @@ from nmtool.data.index import combined
 from nmtool.encoders.device import keep_freed_memory, one_thread_each, thread_count
 from nmtool.encoders.encoder import ImageEncoder, Pixels
 from nmtool.extract.batches import Clock, Job, finished, pool_of, waited
+from nmtool.extract.jpeg import decoding
 from nmtool.extract.views import Views
 from nmtool.extract.write import Chunk, SplitWriter
 
@@ -69,7 +70,11 @@ def encoded_chunks(
 ) -> Generator[tuple[Chunk, SplitWriter]]:
     """Every chunk that is left to do; raises ``DataError`` for a broken image with ``on_error`` fail."""
     work = _on_cpu if device.type == "cpu" else _on_gpu
-    with contextlib.closing(work(dataset, encoder, plan(writers, job.batch_size), job, device, clock)) as encoded:
+    splits = [writer.index.split for writer in writers]
+    with (
+        decoding(job.decode, dataset, splits, encoder.pixels),
+        contextlib.closing(work(dataset, encoder, plan(writers, job.batch_size), job, device, clock)) as encoded,
+    ):
         yield from _chunks(encoded, job, clock, advance)
 
 
@@ -116,7 +121,7 @@ def encode(
     parts = []
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=job.dtype == "bfloat16"):
         for pixels in every.unbind(1):
-            few = pixels.split(AT_ONCE) if device.type == "cpu" else (pixels,)
+            few = torch.split(pixels, AT_ONCE) if device.type == "cpu" else (pixels,)
             parts.append(np.concatenate([_forward(encoder, some) for some in few]))
     return parts[0] if job.views is None else np.stack(parts, axis=1)
 
