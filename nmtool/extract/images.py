@@ -71,9 +71,11 @@ def encoded_chunks(
     """Every chunk that is left to do; raises ``DataError`` for a broken image with ``on_error`` fail."""
     work = _on_cpu if device.type == "cpu" else _on_gpu
     splits = [writer.index.split for writer in writers]
+    # small pieces of work on a CPU also leave no thread idle for long when the last ones are handed out
+    size = min(job.batch_size, AT_ONCE) if device.type == "cpu" else job.batch_size
     with (
         decoding(job.decode, dataset, splits, encoder.pixels),
-        contextlib.closing(work(dataset, encoder, plan(writers, job.batch_size), job, device, clock)) as encoded,
+        contextlib.closing(work(dataset, encoder, plan(writers, size), job, device, clock)) as encoded,
     ):
         yield from _chunks(encoded, job, clock, advance)
 

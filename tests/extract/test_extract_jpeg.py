@@ -25,13 +25,14 @@ from nmtool.extract import jpeg
 SPEC = Preprocessing(
     size=(96, 96), interpolation="bicubic", crop_pct=0.875, crop_mode="center", mean=(0.5,) * 3, std=(0.5,) * 3
 )
+SECOND = jpeg.decoder_on("cpu")
 
 
 class Counting:
     """torchvision's decoder, off by some levels."""
 
     def __init__(self, shift: int = 0) -> None:
-        self.calls, self.shift, self._decode = 0, shift, jpeg.decoder_on("cpu")
+        self.calls, self.shift, self._decode = 0, shift, SECOND
 
     def __call__(self, data: bytes) -> npt.NDArray[np.uint8]:
         self.calls += 1
