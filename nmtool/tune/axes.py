@@ -31,16 +31,26 @@ TURN = (
 )
 _TURN_PROBE = ("probe_loss", "probe_epochs", "batch_size", "probe_lr", "probe_weight_decay", "schedule", "scale", "q")
 LBFGS = ("C", "max_iter")
+EARLY = ("elr_beta", "elr_lambda")
+SEMI = ("warmup", "ramp", "lambda_u", "sharpen", "mixup", "warmup_penalty", "optimizer")
+_CLEANSED = ("cleanse", "tau", "probe_loss", "probe_epochs", "probe_lr", "probe_weight_decay")
+_SEMI_PROBE = tuple(name for name in PROBE if name not in ("loss", "q"))
 NEIGHBOURS = ("k", "knn_weights", "temperature")
 # By method, and by method and solver where that is another than AdamW.
 AXES: Mapping[str, tuple[str, ...]] = {
     "lp": PROBE,
     "lp/lbfgs": ("scale", *LBFGS),
+    "elr": PROBE,
+    "dividemix": (*_SEMI_PROBE, *SEMI, "p_threshold"),
+    "unicon": _SEMI_PROBE + SEMI,
     "mlp": PROBE + SHAPE,
     "nmtune": PROBE + SHAPE + TERMS,
     "turn": _TURN_PROBE + TURN,
     "knn": ("scale", *NEIGHBOURS),
 }
+_SEMI_METHODS = ("dividemix", "unicon")
+# Methods that may be trained on what a cleansing leaves, or on views.
+ON_ROWS = ("lp", "mlp", "nmtune")
 # What --search looks for.
 SEARCHED: Mapping[str, tuple[str, ...]] = {"lbfgs": ("C",), "": ("lr", "weight_decay")}
 
@@ -66,9 +76,18 @@ def axes(config: Config, dim: int) -> dict[str, dict[str, list[Any]]]:
                 del lists["temperature"]
             if loss:
                 lists["loss"] = [loss]
+            if loss == "elr":
+                del lists["q"]
+                lists |= {n: _values(config, method, loss, solver, n, dim) for n in EARLY}
+            if method in _SEMI_METHODS:
+                lists["loss"] = ["ce"]
             if solver:
                 lists["solver"] = [solver]
-            out["/".join(part for part in (method, loss, solver) if part)] = lists
+            name = "/".join(part for part in (method, loss, solver) if part)
+            if method in ON_ROWS and not solver:
+                out |= _by_cleansing(config, method, name, lists, dim)
+            else:
+                out[name] = lists
     return out
 
 
@@ -77,23 +96,52 @@ def _variants(config: Config, method: str) -> list[tuple[str, str]]:
 
     The default of a number may depend on the loss, so the losses are apart. TURN has losses of its own.
     """
-    if method in ("turn", "knn"):
+    if method in ("turn", "knn", *_SEMI_METHODS):
         return [("", "")]
+    if method == "elr":
+        return [("elr", "")]
     losses = once(config.loss, "--loss")
     solvers = once(config.solver, "--solver") if method == "lp" else ("adamw",)
     if "lbfgs" in solvers and losses != ("ce",):
-        raise UsageError("--solver lbfgs with --loss gce", "--loss ce: L-BFGS solves logistic regression")
+        other = next(loss for loss in losses if loss != "ce")
+        raise UsageError(f"--solver lbfgs with --loss {other}", "--loss ce: L-BFGS solves logistic regression")
+    if "lbfgs" in solvers and (config.use_views or set(config.cleanse or ()) - {"none"}):
+        raise UsageError("--solver lbfgs with --use-views or --cleanse", "--solver adamw")
+    if config.use_views and "elr" in losses:
+        raise UsageError("--use-views with --loss elr", "--loss ce or gce: ELR remembers one prediction of a row")
     return [(loss, "" if s == "adamw" else s) for loss, s in itertools.product(losses, solvers)]
+
+
+def _by_cleansing(
+    config: Config, method: str, name: str, lists: dict[str, list[Any]], dim: int
+) -> dict[str, dict[str, list[Any]]]:
+    """Lists with and without cleansing, apart: what is not cleansed has no threshold that would tell it apart."""
+    if config.use_views:
+        lists = {**lists, "use_views": [True]}
+    when = _values(config, method, "", "", "cleanse", dim)
+    out = {name: lists} if "none" in when else {}
+    when = [word for word in when if word != "none"]
+    if when:
+        more = {n: _values(config, method, "", "", n, dim) for n in _CLEANSED if n != "cleanse"}
+        q = list(once(config.q, "--q")) if "gce" in more["probe_loss"] else [0.0]
+        out[f"{name}/cleansed"] = {**lists, "cleanse": when, **more, "probe_q": q}
+    return out
 
 
 def _check_search(config: Config) -> None:
     if not config.search:
         return
+    if set(config.cleanse or ()) - {"none"}:
+        raise UsageError(
+            "--search with --cleanse",
+            "one of them",
+            "search first, then give what was found by --lr and --weight-decay",
+        )
     for method in config.method:
         if not method_named(method).fit:
             raise UsageError(
                 f"--search with --method {method}",
-                "methods whose heads are fitted to features alone: lp, mlp, nmtune",
+                "methods whose heads are fitted to features alone: lp, elr, mlp, nmtune, dividemix, unicon",
                 "ask for it in a call of its own; its lists are tried one by one",
             )
     if not 0 < config.search_holdout < 1:
@@ -124,6 +172,14 @@ _RANGES: Mapping[str, tuple[float, float, bool]] = {
     "weight_decay": (0, _INF, True),
     "probe_weight_decay": (0, _INF, True),
     "fft_weight_decay": (0, _INF, True),
+    "elr_beta": (0, 1, True),
+    "elr_lambda": (0, _INF, True),
+    "warmup": (0, 1, True),
+    "ramp": (0, 1, True),
+    "p_threshold": (0, 1, True),
+    "lambda_u": (0, _INF, True),
+    "sharpen": (0, _INF, False),
+    "mixup": (0, _INF, False),
     "C": (0, _INF, False),
     "max_iter": (1, 1e6, True),
     "k": (1, 1e6, True),
@@ -149,6 +205,10 @@ def _values(config: Config, method: str, loss: str, solver: str, name: str, dim:
     values = once(given if isinstance(given, tuple) else (given,), flag)
     low, high, closed = _RANGES.get(name, (0, 0, True))
     for value in values if name in _RANGES else ():
+        if value is None:  # settled later, by the labels
+            continue
+        if name == "elr_beta" and value == 1:
+            raise UsageError("--elr-beta has 1", "from 0 to below 1: the targets would never learn")
         if not (low <= value <= high) or (value == low and not closed):
             wanted = f"{'at least' if closed else 'above'} {low:g}" + (f" and at most {high:g}" if high < 1e6 else "")
             raise UsageError(f"{flag} has {value:g}", wanted)

@@ -79,7 +79,7 @@ def fit(
     probe = runs[0].probe
     feed = Feed(runs, material, bench)
     heads = model(runs, material.X.shape[1], len(material.classes), bench.device)
-    loss = class_loss(runs)
+    loss = class_loss(runs, len(material.X), len(material.classes))
     steps = -(-feed.n // probe.batch_size)
     adamw = StackAdamW(heads.parameters, runs, steps * probe.epochs)
     # all indices: a stack may be cut otherwise on another device

@@ -9,20 +9,25 @@ import numpy as np
 import torch
 
 from nmtool.artifact.stage import Reporter
-from nmtool.artifact.typed import join_labels, read_features, read_labels
+from nmtool.artifact.typed import join_labels, read_features, read_labels, read_views
 from nmtool.errors import DataError
 from nmtool.records import Bool, FeatureTable, Int
 from nmtool.tune.inputs import Inputs, Source
-from nmtool.tune.material import Material, Overlay, Target
+from nmtool.tune.material import Material, Overlay, Target, Views
 
 if TYPE_CHECKING:
     from nmtool.tune.pictures import Pictures
 
 
 def load(
-    inputs: Inputs, device: torch.device, report: Reporter, pictures: Callable[[], Pictures] | None = None
+    inputs: Inputs,
+    device: torch.device,
+    report: Reporter,
+    pictures: Callable[[], Pictures] | None = None,
+    *,
+    views: bool = False,
 ) -> Material:
-    """Read all splits into memory, on ``device``, in float32.
+    """Read all splits into memory, on ``device``, in float32; augmented views only where asked, and where there are.
 
     Rows without features (``ok`` false) or without a label take no part and are counted.
 
@@ -54,7 +59,14 @@ def load(
         classes=inputs.train.classes,
         targets=targets,
         pictures=pictures,
+        views=_views(inputs.train, table.ok, device) if views and inputs.train.views else None,
     )
+
+
+def _views(source: Source, keep: Bool, device: torch.device) -> Views:
+    array = read_views(source.artifact, source.split).astype(np.float32)
+    array[~keep] = 0.0
+    return Views(X=torch.from_numpy(array).to(device), augment=source.views)
 
 
 def _resident(table: FeatureTable, keep: Bool, device: torch.device) -> torch.Tensor:
@@ -94,7 +106,18 @@ def _overlays(inputs: Inputs, table: FeatureTable, usable: Bool) -> tuple[Overla
         y = np.where(usable, joined.values, -1).astype(np.int64)
         used = y >= 0
         ratio = float(np.mean(y[used] != clean[used])) if used.any() else 0.0
-        overlays.append(Overlay(name=f"labels-{artifact.manifest.content[7:19]}", shown=shown, y=y, ratio=ratio))
+        name, told = f"labels-{artifact.manifest.content[7:19]}", artifact.manifest.summary
+        asked = told.get("ratio_requested")
+        overlays.append(
+            Overlay(
+                name=name,
+                shown=shown,
+                y=y,
+                ratio=ratio,
+                type=str(told.get("type", "")),
+                requested=float(asked) if isinstance(asked, (int, float)) else None,
+            )
+        )
     return tuple(overlays)
 
 

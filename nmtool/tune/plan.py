@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from nmtool.errors import UsageError
-from nmtool.tune.axes import LBFGS, NEIGHBOURS, PROBE, SEARCHED, SHAPE, TERMS, TURN, axes, once
+from nmtool.tune.axes import EARLY, LBFGS, NEIGHBOURS, PROBE, SEARCHED, SEMI, SHAPE, TERMS, TURN, axes, once
 from nmtool.tune.config import Config
+from nmtool.tune.defaults import PROBE_SCALE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,40 @@ class Neighbours:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Early:
+    """Early-learning regularisation: memory of the targets in [0, 1), and the regulariser's weight."""
+
+    elr_beta: float
+    elr_lambda: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Semi:
+    """What ``dividemix`` and ``unicon`` add: see ``semi``. ``p_threshold`` is DivideMix's alone.
+
+    ``lambda_u`` None and ``warmup_penalty`` auto are settled by the labels' type of noise.
+    """
+
+    warmup: float
+    ramp: float
+    lambda_u: float | None
+    sharpen: float
+    mixup: float
+    warmup_penalty: str
+    optimizer: str
+    p_threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleansing:
+    """Training on what TURN's mixtures call clean: when, above which posterior, after which linear probe."""
+
+    cleanse: str
+    tau: float
+    probe: Probe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finetune:
     """TURN's second step (TURN 4.1.2)."""
 
@@ -103,6 +138,8 @@ class Run:
         logistic, neighbours: what ``lp --solver lbfgs`` and ``knn`` have instead of steps; else None.
         searched: the share that ``--search`` held out to find its rate and decay, or its C; 0: they were given.
         holdout: a candidate of a search: the share of its training rows that it is not trained but judged on.
+        early, semi, cleansing: what the loss ``elr``, ``dividemix`` and ``unicon``, and ``--cleanse`` add; else None.
+        views: train on two augmented views of each row.
     """
 
     index: int
@@ -119,6 +156,10 @@ class Run:
     neighbours: Neighbours | None = None
     searched: float = 0.0
     holdout: float = 0.0
+    early: Early | None = None
+    semi: Semi | None = None
+    cleansing: Cleansing | None = None
+    views: bool = False
 
     @property
     def solver(self) -> str:
@@ -140,7 +181,8 @@ class Run:
         p, t = self.probe, self.terms
         terms = None if t is None else (t.svd_topk, t.mse_reduce)
         probe = (p.loss, p.epochs, p.batch_size, p.schedule, p.scale, p.q)
-        return (self.method, self.solver, *probe, self.shape, terms, self.holdout)
+        added = (self.early, self.semi, self.cleansing, self.views)
+        return (self.method, self.solver, *probe, self.shape, terms, self.holdout, *added)
 
     def columns(self) -> dict[str, Any]:
         """Every setting of the run by name, None where its method has no such thing; for tables."""
@@ -153,6 +195,7 @@ class Run:
         probe = {k: getattr(p, k) for k in ("loss", "epochs", "lr", "weight_decay", "batch_size", "schedule")}
         row |= {f"probe_{k}": v if f is not None else None for k, v in probe.items()}
         row |= {k: getattr(f, k, None) for k in ("tau", "cleanse", "augment", "optimizer")}
+        row |= self._added()
         row["fft_batch_norm"] = f.batch_norm if f is not None else None
         row |= {k: getattr(self.shape, k, None) for k in SHAPE}
         row |= {k: getattr(self.terms, k, None) for k in TERMS}
@@ -167,9 +210,23 @@ class Run:
             row |= dict.fromkeys(self.found())
         return row
 
+    def _added(self) -> dict[str, Any]:
+        """Columns of what came later, where the run has it: tables of other runs stay as they were."""
+        row: dict[str, Any] = {}
+        if self.early is not None:
+            row |= {"q": None, **_plain(self.early)}
+        if self.semi is not None:
+            row |= {"q": None, "loss": None, **_plain(self.semi)}
+        if self.cleansing is not None:
+            row |= {"tau": self.cleansing.tau, "cleanse": self.cleansing.cleanse}
+            row |= {f"probe_{k}": getattr(self.cleansing.probe, k) for k in PROBE if k not in ("q", "scale")}
+        if self.views:
+            row["use_views"] = True
+        return row
+
     def to_json(self) -> dict[str, Any]:
         """All of it, nested, as plain JSON; what came later and is not used is left out."""
-        late = ("logistic", "neighbours", "searched", "holdout")
+        late = ("logistic", "neighbours", "searched", "holdout", "early", "semi", "cleansing", "views")
         body = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
         return {k: v for k, v in body.items() if v or k not in late}
 
@@ -200,6 +257,9 @@ def from_json(body: Mapping[str, Any]) -> Run:
         "finetune": Finetune,
         "logistic": Logistic,
         "neighbours": Neighbours,
+        "early": Early,
+        "semi": Semi,
+        "cleansing": lambda probe, **v: Cleansing(probe=Probe(**probe), **v),
     }
     return Run(**{k: parts[k](**v) if k in parts and v is not None else v for k, v in body.items()})
 
@@ -286,7 +346,18 @@ def _parts(method: str, v: dict[str, Any]) -> dict[str, Any]:
             "probe": Probe(**probe),
             "finetune": Finetune(**{k.removeprefix("fft_"): v[k] for k in TURN}),
         }
-    parts: dict[str, Any] = {"probe": Probe(**{k: v[k] for k in PROBE})}
+    # a loss that has no q is not told apart by it
+    parts: dict[str, Any] = {"probe": Probe(**{k: v[k] for k in PROBE if k != "q"}, q=v.get("q", 0.0))}
+    if "elr_beta" in v:
+        parts["early"] = Early(**{k: v[k] for k in EARLY})
+    if "warmup" in v:
+        parts["semi"] = Semi(**{k: v[k] for k in (*SEMI, "p_threshold") if k in v})
+    if "cleanse" in v:
+        probe = {k: v[f"probe_{k}"] for k in ("loss", "epochs", "lr", "weight_decay", "q")}
+        shared = {"batch_size": v["batch_size"], "schedule": v["schedule"], "scale": PROBE_SCALE}
+        parts["cleansing"] = Cleansing(cleanse=v["cleanse"], tau=v["tau"], probe=Probe(**probe, **shared))
+    if "use_views" in v:
+        parts["views"] = True
     if method in ("mlp", "nmtune"):
         parts["shape"] = Shape(**{k: v[k] for k in SHAPE})
     if method == "nmtune":
