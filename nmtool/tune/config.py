@@ -51,7 +51,7 @@ class Config:
     preset: str = setting("paper", doc="where unset numbers come from", key=True, choices=PRESETS)
     search: bool = setting(
         False,
-        doc="lp, elr, mlp, nmtune, dividemix, unicon: find learning rate and decay (lbfgs: C) on held-out training rows; lists are its grid",
+        doc="find learning rate and decay (lbfgs: C) on held-out training rows; lists are its grid",
         key=True,
     )
     search_holdout: float = setting(
@@ -140,11 +140,9 @@ class Config:
     probe_loss: tuple[str, ...] = setting(
         (defaults.PROBE_LOSS,), doc="turn, and --cleanse: loss of the probe", key=True, choices=LOSSES
     )
-    probe_lr: tuple[float, ...] | None = setting(
-        None, doc="turn, and --cleanse: learning rate of the probe" + _BY, key=True
-    )
+    probe_lr: tuple[float, ...] | None = setting(None, doc="turn, --cleanse: rate of the probe" + _BY, key=True)
     probe_weight_decay: tuple[float, ...] | None = setting(
-        None, doc="turn, and --cleanse: decay of the probe" + _BY, key=True
+        None, doc="turn, --cleanse: decay of the probe" + _BY, key=True
     )
     tau: tuple[float, ...] = setting(
         (defaults.TAU,), doc="turn, and --cleanse: posterior above which a sample counts as clean", key=True

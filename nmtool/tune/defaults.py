@@ -21,7 +21,7 @@ ACTIVATION = "relu"    # NMTune Fig. 17
 TAU = 0.6              # TURN 5.1
 PROBE_LOSS = "gce"     # TURN 4.1.1
 CLEANSE = "each"       # TURN 4.1.2: every epoch of fine-tuning
-ELR_BETA = 0.9         # ELR's released config for CIFAR-100, which TURN runs ("original hyper-parameters"); CIFAR-10: 0.7
+ELR_BETA = 0.9         # ELR's released config for CIFAR-100 (TURN: "original hyper-parameters"); CIFAR-10: 0.7
 ELR_LAMBDA = 7.0       # as above; CIFAR-10: 3
 WARMUP = 0.25          # ours: 5 of 20 epochs; the published 10 or 30 of 300 don't fit (published-code 3.5)
 RAMP = 0.25            # ours: a quarter of the epochs after the warm-up; published 16 of 270 or 290
@@ -106,8 +106,8 @@ _NMTUNE_RELEASED: Mapping[str, object] = {
     "svd_topk": 5,         # authors' src/models/nml_tune.py: mean of the five largest
     "mse_reduce": "elem",  # as above: nn.MSELoss
 }
-# ELR by linear probe, DivideMix and UNICON on frozen features. TURN's settings for them are not published (published-code
-# 3.5): epochs as TURN's probes, rate, decay and scale as our GCE probe's.
+# ELR by linear probe, DivideMix and UNICON on frozen features. TURN's settings for them are not published
+# (published-code 3.5): epochs as TURN's probes, rate, decay and scale as our GCE probe's.
 _RIVAL: Mapping[str, object] = {
     "epochs": 20,                        # TURN 5.1: 20 epochs of linear probing for all
     "weight_decay": _GCE["weight_decay"],

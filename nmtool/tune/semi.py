@@ -1,4 +1,4 @@
-"""Semi-supervised learning with two heads (DivideMix, Li et al. 2020), which UNICON shares: the loop, on frozen features.
+"""Semi-supervised learning with two heads (DivideMix, Li et al. 2020; UNICON shares it): the loop, on frozen features.
 
 Warm-up by cross-entropy; then in each epoch, for each head in turn: rows are divided into labelled and unlabelled ones
 (what tells the methods apart), labels of the former are refined by the head itself, labels of the latter are guessed by
