@@ -108,7 +108,8 @@ def _train(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outc
 
 
 def _epochs(run: Run) -> int:
-    return run.probe.epochs + (run.finetune.epochs if run.finetune else 0)
+    more = run.finetune.epochs if run.finetune else run.cleansing.probe.epochs if run.cleansing else 0
+    return run.probe.epochs + more
 
 
 def _cut(stack: tuple[Run, ...], material: Material, bench: Bench) -> list[tuple[Run, ...]]:

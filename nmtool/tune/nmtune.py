@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from nmtool.numerics import losses
+from nmtool.tune import cleansed
 from nmtool.tune.fit import Trained, judge
 from nmtool.tune.fit import fit as fit_stack
 from nmtool.tune.material import Bench, Material
@@ -26,6 +27,7 @@ class Regularisers:
         first = runs[0].terms
         assert first is not None
         self.topk = first.svd_topk
+        self.views = runs[0].views
         self.reduce = cast(Literal["row", "elem"], first.mse_reduce)
         weights = {name: [getattr(r.terms, f"weight_{name}") for r in runs] for name in _NAMES}
         self.weights = {n: torch.tensor(w, device=device) for n, w in weights.items() if any(w)}
@@ -34,12 +36,20 @@ class Regularisers:
         """Unweighted terms [K] of features F and transformed features Z, both [K, B, D]: Eq. 3, 4 and 5."""
         terms = {}
         if "mse" in self.weights:
-            terms["mse"] = losses.consistency(F, Z, reduce=self.reduce)
+            half = F.shape[-2] // 2 if self.views else 0
+            # of two views: Z of the second beside F of the first (authors' src/models/nml_tune.py)
+            pair = (F[..., :half, :], Z[..., half:, :]) if self.views else (F, Z)
+            terms["mse"] = losses.consistency(*pair, reduce=self.reduce)
         if "cov" in self.weights:
             terms["cov"] = losses.covariance(Z)
         if "svd" in self.weights:
             terms["svd"] = losses.dominant_singular_value(Z, topk=self.topk)
         return terms
+
+
+def terms_of(device: torch.device) -> Callable[[tuple[Run, ...]], Regularisers]:
+    """Makes the terms of a stack."""
+    return lambda runs: Regularisers(runs, device)
 
 
 def fit(runs: tuple[Run, ...], material: Material, bench: Bench) -> Trained:
@@ -49,4 +59,6 @@ def fit(runs: tuple[Run, ...], material: Material, bench: Bench) -> Trained:
 
 def tune(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcome]:
     """Train NMTune heads as one stack, and judge them on every split."""
+    if runs[0].cleansing is not None:
+        return cleansed.tune(MlpHeads, terms_of(bench.device), runs, material, bench)
     return judge(runs, fit(runs, material, bench), material, bench)

@@ -10,11 +10,7 @@ from torch import Tensor
 from nmtool.tune.feed import Feed
 from nmtool.tune.material import Material
 from nmtool.tune.scale import Scaling
-
-
-def pair_of(epoch: int, views: int) -> tuple[int, int]:
-    """Which two of the views an epoch sees: they take turns."""
-    return (2 * epoch) % views, (2 * epoch + 1) % views
+from nmtool.tune.views import pair_of
 
 
 class Seen:
