@@ -79,8 +79,6 @@ def axes(config: Config, dim: int) -> dict[str, dict[str, list[Any]]]:
             if loss == "elr":
                 del lists["q"]
                 lists |= {n: _values(config, method, loss, solver, n, dim) for n in EARLY}
-            if method in _SEMI_METHODS:
-                lists["loss"] = ["ce"]
             if solver:
                 lists["solver"] = [solver]
             name = "/".join(part for part in (method, loss, solver) if part)
@@ -96,8 +94,10 @@ def _variants(config: Config, method: str) -> list[tuple[str, str]]:
 
     The default of a number may depend on the loss, so the losses are apart. TURN has losses of its own.
     """
-    if method in ("turn", "knn", *_SEMI_METHODS):
+    if method in ("turn", "knn"):
         return [("", "")]
+    if method in _SEMI_METHODS:
+        return [("ce", "")]
     if method == "elr":
         return [("elr", "")]
     losses = once(config.loss, "--loss")
