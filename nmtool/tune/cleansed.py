@@ -2,8 +2,8 @@
 
 A linear probe with a robust loss is trained on all rows first; a mixture on each class's cross-entropies says which
 rows are clean (``cleanse``); the head trains on those. Under ``each`` the head itself is asked again before each
-further epoch; so that the schedule holds, an epoch then has as many rows as the first cleansing left, drawn from the new ones.
-All of it needs cached features alone. Heads are trained one by one: they have differently many rows.
+further epoch; so that the schedule holds, an epoch then has as many rows as the first cleansing left, drawn from the
+new ones. All of it needs cached features alone. Heads are trained one by one: they have differently many rows.
 """
 
 from __future__ import annotations
