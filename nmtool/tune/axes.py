@@ -131,7 +131,7 @@ def _by_cleansing(
 def _check_search(config: Config) -> None:
     if not config.search:
         return
-    if set(config.cleanse or ()) - {"none"}:
+    if set(config.cleanse or ()) - {"none"} and set(config.method) & set(ON_ROWS):
         raise UsageError(
             "--search with --cleanse",
             "one of them",

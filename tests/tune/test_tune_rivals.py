@@ -13,7 +13,7 @@ from conftest import Given
 from safetensors.numpy import load_file
 from tune_samples import Notes, digit_splits, flip, results, table, tune, write_features, write_labels
 
-from nmtool.errors import UsageError
+from nmtool.errors import DivergedError, UsageError
 from nmtool.tune import plan, semi
 from nmtool.tune.config import Config
 from nmtool.tune.dividemix import _RULES
@@ -264,6 +264,16 @@ def test_a_search_finds_their_rate(pixels: Given, store: Path, method: str) -> N
     best = int(np.argmax([a if a is not None else -1 for a in tried["accuracy"]]))
     assert results(ref)[0]["found_lr"] == tried["lr"][best]
     assert len(tried["lr"]) == 2
+
+
+@pairs
+def test_what_diverges_is_told_and_loses_a_search(pixels: Given, store: Path, method: str) -> None:
+    common: dict[str, Any] = {"method": method, "optimizer": "sgd", "scale": "none", **FEW}
+    with pytest.raises(DivergedError, match=r"not finite after epoch .*lower --lr"):
+        tune(store, pixels.features, lr=1e38, **common)
+    ref = tune(store, pixels.features, lr=(0.01, 1e38), weight_decay=(0.0,), search=True, **common)
+    assert table(ref, "search.parquet")["accuracy"][1] is None
+    assert results(ref)[0]["found_lr"] == 0.01
 
 
 @pairs
