@@ -112,6 +112,7 @@ class ViewFeed(Feed):
         super().__init__(runs, material, bench)
         assert material.views is not None
         self._views = material.views.X
+        self._labels_of = torch.tensor([r.labels for r in runs], device=bench.device)[:, None]
         self._pair = pair_of(0, self._views.shape[1])
 
     def order(self, epoch: int) -> Tensor:
@@ -122,7 +123,7 @@ class ViewFeed(Feed):
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Views [K or 1, 2 B, D] and labels [K, 2 B] of the rows [U, B] of one step."""
         x = torch.cat([self._views[rows, view] for view in self._pair], 1)
-        labels = self.y[self._overlay, self.of_heads(rows)]
+        labels = self.y[self._labels_of, self.of_heads(rows)]
         return self._spread(self._scaling(x)), labels.repeat(1, 2)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
@@ -10,12 +10,13 @@ from torch import Tensor
 
 from nmtool.numerics import losses
 from nmtool.tune import cleansed
-from nmtool.tune.fit import Trained, judge
+from nmtool.tune.fit import Terms, Trained, judge
 from nmtool.tune.fit import fit as fit_stack
 from nmtool.tune.material import Bench, Material
 from nmtool.tune.mlp import MlpHeads
 from nmtool.tune.outcome import Outcome
 from nmtool.tune.plan import Run
+from nmtool.tune.views import AcrossViews
 
 _NAMES = ("mse", "cov", "svd")
 
@@ -27,7 +28,6 @@ class Regularisers:
         first = runs[0].terms
         assert first is not None
         self.topk = first.svd_topk
-        self.views = runs[0].views
         self.reduce = cast(Literal["row", "elem"], first.mse_reduce)
         weights = {name: [getattr(r.terms, f"weight_{name}") for r in runs] for name in _NAMES}
         self.weights = {n: torch.tensor(w, device=device) for n, w in weights.items() if any(w)}
@@ -36,10 +36,7 @@ class Regularisers:
         """Unweighted terms [K] of features F and transformed features Z, both [K, B, D]: Eq. 3, 4 and 5."""
         terms = {}
         if "mse" in self.weights:
-            half = F.shape[-2] // 2 if self.views else 0
-            # of two views: Z of the second beside F of the first (authors' src/models/nml_tune.py)
-            pair = (F[..., :half, :], Z[..., half:, :]) if self.views else (F, Z)
-            terms["mse"] = losses.consistency(*pair, reduce=self.reduce)
+            terms["mse"] = losses.consistency(F, Z, reduce=self.reduce)
         if "cov" in self.weights:
             terms["cov"] = losses.covariance(Z)
         if "svd" in self.weights:
@@ -47,18 +44,19 @@ class Regularisers:
         return terms
 
 
-def terms_of(device: torch.device) -> Callable[[tuple[Run, ...]], Regularisers]:
-    """Makes the terms of a stack."""
-    return lambda runs: Regularisers(runs, device)
+def terms_of(runs: tuple[Run, ...], device: torch.device) -> Terms:
+    """The terms of a stack; of two views, the consistency is across them."""
+    plain = Regularisers(runs, device)
+    return AcrossViews(plain, plain.reduce) if runs[0].views else plain
 
 
 def fit(runs: tuple[Run, ...], material: Material, bench: Bench) -> Trained:
     """Train NMTune heads as one stack."""
-    return fit_stack(MlpHeads, runs, material, bench, Regularisers(runs, bench.device))
+    return fit_stack(MlpHeads, runs, material, bench, terms_of(runs, bench.device))
 
 
 def tune(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcome]:
     """Train NMTune heads as one stack, and judge them on every split."""
     if runs[0].cleansing is not None:
-        return cleansed.tune(MlpHeads, terms_of(bench.device), runs, material, bench)
+        return cleansed.tune(MlpHeads, lambda one: terms_of(one, bench.device), runs, material, bench)
     return judge(runs, fit(runs, material, bench), material, bench)

@@ -223,11 +223,11 @@ def test_two_equal_views_are_the_feature_itself(pixels: Given, store: Path, meth
 
 def test_consistency_is_across_views() -> None:
     from nmtool.numerics import losses
-    from nmtool.tune.nmtune import Regularisers
+    from nmtool.tune.nmtune import terms_of
 
     runs = plan.expand(Config(features="-", method=("nmtune",), use_views=True), 0, 8)
     F, Z = torch.randn(1, 12, 8), torch.randn(1, 12, 8)
-    terms = Regularisers(runs, torch.device("cpu"))(F, Z)
+    terms = terms_of(runs, torch.device("cpu"))(F, Z)
     assert float(terms["mse"]) == pytest.approx(float(losses.consistency(F[:, :6], Z[:, 6:])), rel=1e-6)
     assert float(terms["cov"]) == pytest.approx(float(losses.covariance(Z)), rel=1e-6)
 
