@@ -133,6 +133,7 @@ class _Training:
         self.nets = [Net(runs, i, dim, self.classes, bench.device) for i in (0, 1)]
         self.epochs: list[list[dict[str, Any]]] = [[] for _ in runs]
         self.warm = warmup_epochs(runs[0])
+        self._told: set[int] = set()
         self.lambdas = [lambda_of(run, material) for run in runs]
         self._penalised = torch.tensor([float(penalised(r, material)) for r in runs], device=bench.device)
 
@@ -169,10 +170,27 @@ class _Training:
         return [_mean(pair) for pair in zip(*lines, strict=True)]
 
     def _divide(self, looks: list[Look], net: int, epoch: int) -> list[Division | None]:
-        return [
+        divisions = [
             self.rules.divide(run, look, labels, net, epoch) if look.finite else None
             for run, look, labels in zip(self.runs, looks, self.labels, strict=True)
         ]
+        for run, division in zip(self.runs, divisions, strict=True):
+            if division is not None and not run.holdout and run.index not in self._told:
+                self._tell(run, division, epoch)
+        return divisions
+
+    def _tell(self, run: Run, division: Division, epoch: int) -> None:
+        """Say, once a run, where rows could not be divided."""
+        labelled, where = int(division.labelled.sum()), f"{run.words()}, epoch {epoch + 1}"
+        if labelled == len(division.labelled):
+            text = f"nothing tells the rows apart ({where}): all count as labelled, and no label is guessed"
+        elif labelled < self.classes:
+            text = f"only {labelled} of {len(division.labelled)} rows count as labelled ({where}), fewer than classes"
+            text += "; a lower --p-threshold may help" if run.semi is not None and run.semi.p_threshold else ""
+        else:
+            return
+        self._told.add(run.index)
+        self.bench.report.warning(text)
 
     def _epoch(self, which: int, divisions: list[Division | None], epoch: int) -> list[dict[str, Any]]:
         plans = {}

@@ -165,6 +165,19 @@ def test_noise_of_every_amount_is_defined(tmp_path: Path, method: str) -> None:
             assert np.isfinite(row["accuracy"]), name
 
 
+def test_rows_that_nothing_divides_are_told(tmp_path: Path) -> None:
+    """Rows of zeros of two classes in equal number, and a head that starts at zero: all losses are ln 2."""
+    y = np.arange(40) % 2
+    zeros = np.zeros((40, 4), dtype=np.float32)
+    features = write_features(tmp_path, {"train": (zeros, y), "test": (zeros, y)}, classes=("a", "b"))
+    notes = Notes()
+    tune(tmp_path, features, notes, method="dividemix", lr=1e-30, batch_size=40, epochs=3, spectra=False)
+    assert any("nothing tells the rows apart" in text for text in notes.warnings)
+    notes = Notes()
+    tune(tmp_path, write_features(tmp_path, digit_splits()), notes, method="dividemix", p_threshold=1.0, **FEW)
+    assert any("rows count as labelled" in text and "lower --p-threshold" in text for text in notes.warnings)
+
+
 def test_what_is_not_asked_is_settled_by_the_noise(pixels: Given) -> None:
     material = material_of(pixels, str(pixels.labels.path))
     (run,) = plan.expand(Config(features="-", method=("dividemix",)), 1, 64)
