@@ -30,6 +30,25 @@ TURN = (
     "augment",
 )
 _TURN_PROBE = ("probe_loss", "probe_epochs", "batch_size", "probe_lr", "probe_weight_decay", "schedule", "scale", "q")
+# What fine-tuning came to have later, under TURN only where it is other than this: so older keys still hold.
+TURN_LATER: Mapping[str, Any] = {"fft_schedule": "constant", "amp": "none", "accumulate": 1}
+ADAPTERS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
+STATE = ("elr_beta", "elr_lambda")
+BATCH_TERMS = ("weight_cov", "weight_svd", "svd_topk")
+FFT = (
+    "fft_epochs",
+    "fft_lr",
+    "fft_weight_decay",
+    "fft_batch_size",
+    "fft_optimizer",
+    "fft_schedule",
+    "fft_batch_norm",
+    "augment",
+    "scale",
+    *BATCH_TERMS,
+    "amp",
+    "accumulate",
+)
 LBFGS = ("C", "max_iter")
 NEIGHBOURS = ("k", "knn_weights", "temperature")
 # By method, and by method and solver where that is another than AdamW.
@@ -39,18 +58,23 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "mlp": PROBE + SHAPE,
     "nmtune": PROBE + SHAPE + TERMS,
     "turn": _TURN_PROBE + TURN,
+    "turn/lora": _TURN_PROBE + TURN + ADAPTERS,
+    **{f"fft/{loss}": FFT + more for loss, more in (("ce", ()), ("gce", ("q",)), ("elr", STATE))},
+    **{f"lora/{loss}": FFT + more + ADAPTERS for loss, more in (("ce", ()), ("gce", ("q",)), ("elr", STATE))},
     "knn": ("scale", *NEIGHBOURS),
 }
+WHITE_BOX = ("fft", "lora")
 # What --search looks for.
 SEARCHED: Mapping[str, tuple[str, ...]] = {"lbfgs": ("C",), "": ("lr", "weight_decay")}
 
 
-def axes(config: Config, dim: int) -> dict[str, dict[str, list[Any]]]:
+def axes(config: Config, dim: int, column: str = "") -> dict[str, dict[str, list[Any]]]:
     """The values of every setting in use, unset ones filled in, by ``METHOD[/LOSS[/SOLVER]]``.
 
     Args:
         config: what was asked.
         dim: of the features: a default may depend on it.
+        column: of TURN's Table 8 that the encoder belongs to, as ``backbones.column_of`` says.
 
     Raises:
         UsageError: an unknown method, a number out of range, or one that stands twice; a combination that is not there.
@@ -60,13 +84,17 @@ def axes(config: Config, dim: int) -> dict[str, dict[str, list[Any]]]:
     for method in once(config.method, "--method"):
         method_named(method)
         for loss, solver in _variants(config, method):
-            names = AXES[f"{method}/{solver}" if solver else method]
-            lists = {n: _values(config, method, loss, solver, n, dim) for n in names}
+            names = AXES.get(f"{method}/{solver or loss}") or AXES[method]
+            lists = {n: _values(config, method, loss, solver, n, dim, column) for n in names}
+            if method == "turn":
+                lists |= _later(config, lists, solver, dim, column)
+            if loss and method in WHITE_BOX:
+                _check_parts(config, method, lists)
             if method == "knn" and "distance" not in lists["knn_weights"]:
                 del lists["temperature"]
             if loss:
                 lists["loss"] = [loss]
-            if solver:
+            if solver and method != "turn":
                 lists["solver"] = [solver]
             out["/".join(part for part in (method, loss, solver) if part)] = lists
     return out
@@ -77,13 +105,40 @@ def _variants(config: Config, method: str) -> list[tuple[str, str]]:
 
     The default of a number may depend on the loss, so the losses are apart. TURN has losses of its own.
     """
-    if method in ("turn", "knn"):
+    if method == "turn":
+        return [("", "" if how == "full" else how) for how in once(config.tune_backbone, "--tune-backbone")]
+    if method == "knn":
         return [("", "")]
     losses = once(config.loss, "--loss")
+    if method in WHITE_BOX:
+        return [(loss, "") for loss in losses]
+    if "elr" in losses:
+        raise UsageError(f"--loss elr with --method {method}", "ce or gce: elr is a loss of fft and lora")
     solvers = once(config.solver, "--solver") if method == "lp" else ("adamw",)
     if "lbfgs" in solvers and losses != ("ce",):
         raise UsageError("--solver lbfgs with --loss gce", "--loss ce: L-BFGS solves logistic regression")
     return [(loss, "" if s == "adamw" else s) for loss, s in itertools.product(losses, solvers)]
+
+
+def _later(config: Config, lists: Mapping[str, list[Any]], solver: str, dim: int, column: str) -> dict[str, list[Any]]:
+    """What TURN came to have later, where it is other than it was."""
+    later = {n: _values(config, "turn", "", solver, n, dim, column) for n in TURN_LATER}
+    _check_parts(config, "turn", {**lists, **later})
+    return {n: v for n, v in later.items() if v != [TURN_LATER[n]]}
+
+
+def _check_parts(config: Config, method: str, lists: Mapping[str, list[Any]]) -> None:
+    """Parts of a step can't have the terms of a whole one."""
+    if config.accumulate > min(lists["fft_batch_size"]):
+        raise UsageError(
+            f"--accumulate {config.accumulate} with --fft-batch-size {min(lists['fft_batch_size'])}",
+            "at least one image a part",
+        )
+    if config.accumulate > 1 and any(value for n in ("weight_cov", "weight_svd") for value in lists.get(n, ())):
+        raise UsageError(
+            f"--accumulate {config.accumulate} with NMTune's terms ({method})",
+            "--accumulate 1: covariance and singular values are of all images of a step at once",
+        )
 
 
 def _check_search(config: Config) -> None:
@@ -129,6 +184,12 @@ _RANGES: Mapping[str, tuple[float, float, bool]] = {
     "k": (1, 1e6, True),
     "temperature": (0, _INF, False),
     "q": (0, 1, False),
+    "accumulate": (1, 1e6, True),
+    "elr_beta": (0, 0.999999, True),
+    "elr_lambda": (0, _INF, True),
+    "lora_rank": (1, 1e4, True),
+    "lora_alpha": (0, _INF, False),
+    "lora_dropout": (0, 0.95, True),
     "tau": (0, 1, True),
     "weight_mse": (0, _INF, True),
     "weight_cov": (0, _INF, True),
@@ -139,12 +200,12 @@ _RANGES: Mapping[str, tuple[float, float, bool]] = {
 }
 
 
-def _values(config: Config, method: str, loss: str, solver: str, name: str, dim: int) -> list[Any]:
+def _values(config: Config, method: str, loss: str, solver: str, name: str, dim: int, column: str) -> list[Any]:
     given = getattr(config, name)
     if given is None and config.search and name in SEARCHED[solver]:
         given = grid(method, name)
     if given is None:
-        given = default(method, loss, config.preset, name, dim)
+        given = default(method, loss, config.preset, name, dim, column, solver == "lora")
     flag = "--" + name.replace("_", "-")
     values = once(given if isinstance(given, tuple) else (given,), flag)
     low, high, closed = _RANGES.get(name, (0, 0, True))

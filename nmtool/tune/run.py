@@ -13,6 +13,7 @@ from nmtool.records import ArtifactRef
 from nmtool.tune import inputs as opening
 from nmtool.tune import plan
 from nmtool.tune.axes import axes
+from nmtool.tune.backbones import column_of
 from nmtool.tune.config import Config
 from nmtool.tune.inputs import Inputs
 from nmtool.tune.method import method_named
@@ -34,7 +35,7 @@ def run(config: Config, session: Session) -> ArtifactRef:
     for name in config.method:  # before a path is looked at: a wrong word is a wrong word
         method_named(name)
     found = opening.resolve(config)
-    runs = plan.expand(config, len(config.labels), found.dim)
+    runs = plan.expand(config, len(config.labels), found.dim, column_of(found.train.encoder))
     tried = sum(map(len, plan.candidates(config, runs, found.dim).values())) if config.search else 0
     if len(runs) + tried > _MOST_RUNS:
         words = f"{len(runs)} runs" + (f" and {tried} candidates of their searches" if tried else "")
@@ -53,7 +54,7 @@ def run(config: Config, session: Session) -> ArtifactRef:
 def _recipe(config: Config, found: Inputs) -> Recipe:
     """Resolved values only, of the methods asked: what is spelled out or left to its default has one key."""
     resolved: dict[str, object] = {
-        "methods": axes(config, found.dim),
+        "methods": axes(config, found.dim, column_of(found.train.encoder)),
         "seeds": list(plan.seeds(config)),
         "fraction": list(config.fraction),
         "train": found.train.split,
