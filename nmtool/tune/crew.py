@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor
 
 from nmtool.artifact.stage import Ranks
-from nmtool.errors import UnavailableError
-from nmtool.records import Int
+from nmtool.errors import BusyError, DataError, UnavailableError, UsageError
+from nmtool.records import ArtifactRef, Int
+from nmtool.tune.plan import Run
 
 # Longer than rank 0's work alone may take (a probe, mixtures): whether a rank is dead, torchrun decides.
 _PATIENCE = datetime.timedelta(days=30)
@@ -36,6 +38,7 @@ class Crew:
 
     def __init__(self, ranks: Ranks | None = None) -> None:
         self.rank, self.world = (ranks.rank, ranks.world) if ranks is not None else (0, 1)
+        self._began = False
         self.local, self.neighbours = (ranks.local, ranks.neighbours) if ranks is not None else (0, 1)
         if self.world > 1:
             import torch.distributed as dist
@@ -59,6 +62,58 @@ class Crew:
         with _reached():
             dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    @contextlib.contextmanager
+    def led(self, key: str) -> Iterator[None]:
+        """Around ``produce`` on rank 0: the others are told which key, and whether there is anything to do."""
+        self.tell(key)
+        outcome = {"work": False, "failed": True}
+        try:
+            yield
+            outcome = {"work": False, "failed": False}
+        finally:
+            if not self._began:
+                self.tell(outcome)
+
+    def begin(self) -> None:
+        """On rank 0, once there is something to do."""
+        self._began = True
+        if self.world > 1:
+            self.tell({"work": True, "failed": False})
+
+    def follow(self, out: Path, kind: str, key: str, work: Callable[[None], Mapping[str, object]]) -> ArtifactRef:
+        """On any other rank: help where there is something to do.
+
+        Args:
+            out, kind, key: of the artifact, as this rank sees it.
+            work: trains without a staging.
+
+        Returns:
+            A record that says no more than which artifact it is.
+
+        Raises:
+            DataError: this rank has other inputs.
+            BusyError: rank 0 failed.
+        """
+        agreed = str(self.tell())
+        if agreed != key:
+            raise DataError(
+                f"rank {self.rank} would make {key[7:23]}",
+                f"{agreed[7:23]}, as rank 0",
+                "give all ranks the same files",
+            )
+        body = self.tell()
+        if body["failed"]:
+            raise BusyError("rank 0 stopped before there was anything to do", "", "see what it says")
+        if body["work"]:
+            work(None)
+        return ArtifactRef(path=out, kind=kind, key=key, content="", cached=False, seconds=0.0)
+
+    def device(self, chosen: torch.device) -> torch.device:
+        """This rank's device: the CUDA devices of a machine are dealt out to its ranks."""
+        if chosen.type != "cuda" or self.neighbours == 1:
+            return chosen
+        return torch.device("cuda", self.local % torch.cuda.device_count())
 
     def share(self, n: int) -> tuple[Int, float]:
         """Positions in [0, n) that this rank computes, and what they weigh.
@@ -110,6 +165,22 @@ class Crew:
         with _reached():
             dist.all_gather_object(boxes, parts)
         return [part for box in boxes for part in box]
+
+
+def check_shared(runs: Sequence[Run], world: int) -> None:
+    """Raises ``UsageError`` for runs that several ranks can't train to the numbers of one."""
+    if not any(run.finetune is not None for run in runs):
+        raise UsageError(f"heads on features in {world} processes", "one process, or methods that fine-tune a backbone")
+    for run in runs:
+        more = run.white_box
+        if more is not None and (more.weight_cov or more.weight_svd):
+            raise UsageError(
+                f"NMTune's terms in {world} processes", "one: covariance and singular values are of a whole step"
+            )
+        if run.finetune is not None and run.finetune.batch_norm == "train":
+            raise UsageError(
+                f"--fft-batch-norm train in {world} processes", "frozen: statistics would be of each rank's images"
+            )
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ def tune(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcom
             outcomes += outcomes_of.from_bytes(kept)
             bench.advance(outcomes[-1].run.finetune.epochs if outcomes[-1].run.finetune else 0)
             continue
-        head = trained.heads.export(k)
+        head = bench.crew.tell(trained.heads.export(k))
         scaling = trained.feed.scalings[trained.feed.view[k]]
         adapters = run.white_box if run.white_box is not None and run.white_box.lora_rank else None
         weight, bias = head["classifier.weight"], head["classifier.bias"]
