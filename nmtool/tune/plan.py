@@ -212,8 +212,10 @@ class Run:
             row |= _plain(self.logistic or self.neighbours)
         if not self.probed:
             row |= {"tau": None, "cleanse": None}
+            row["q"] = self.probe.q or None
         if self.white_box is not None:
-            row |= _plain(self.white_box)
+            more = _plain(self.white_box)
+            row |= {k: v for k, v in more.items() if self.white_box.lora_rank or not k.startswith("lora_")}
         if self.searched:
             # Apart from what was asked: runs that differ only in what their searches found are one line of a report.
             row |= {"search_holdout": self.searched} | {f"found_{k}": v for k, v in self.found().items()}

@@ -216,11 +216,9 @@ def test_adapters_merged_are_a_plain_backbone(seen: Given, store: Path, targets:
     assert all(layers in name for name in changed)
     assert all(name.endswith("weight") for name in changed)
     (row,) = results(ref)
-    rank, width = 8, model.num_features
-    each = {"mlp": 2 * rank * (width + 4 * width), "attn": rank * (width + 3 * width) + rank * 2 * width}
-    blocks = len(model.blocks) * (each[layers] if layers else sum(each.values()))
-    assert row["parameters"] >= blocks
-    assert row["parameters"] < 0.6 * sum(p.numel() for p in model.parameters())
+    head = 10 * (model.num_features + 1)
+    adapted = [m for n, m in model.named_modules() if f"{n}.weight" in changed]
+    assert row["parameters"] == sum(8 * (m.in_features + m.out_features) for m in adapted) + head
 
 
 def test_a_network_of_convolutions_gets_adapters_there(encoded: Given, store: Path) -> None:
@@ -235,8 +233,14 @@ def test_a_network_of_convolutions_gets_adapters_there(encoded: Given, store: Pa
     "settings",
     [
         {"method": ["fft"], "loss": ["elr"], "fft_optimizer": ["adamw"], "augment": ["weak"]},
-        {"method": ["lora"], "lora_dropout": [0.2], "fft_optimizer": ["sgd"], "fft_schedule": ["cosine"]},
-        {"method": ["turn"], "tune_backbone": ["lora"], "probe_epochs": [2], "amp": "bf16"},
+        {
+            "method": ["turn"],
+            "tune_backbone": ["lora"],
+            "lora_dropout": [0.2],
+            "fft_schedule": ["cosine"],
+            "probe_epochs": [2],
+            "amp": "bf16",
+        },
     ],
 )
 def test_killed_within_an_epoch_it_ends_with_the_same_content(
@@ -244,7 +248,7 @@ def test_killed_within_an_epoch_it_ends_with_the_same_content(
 ) -> None:
     asked = json.dumps({**settings, "fft_epochs": [2], "fft_batch_size": [48], "labels": [str(seen.labels.path)]})
     contents = []
-    for store, kill, code in (("whole", 0, 0), ("killed", 6, -9), ("killed", 5, -9), ("killed", 0, 0)):
+    for store, kill, code in (("whole", 0, 0), ("killed", 6, -9), ("killed", 0, 0)):
         argv = [str(tmp_path / store), str(seen.features.path), str(kill), asked]
         done = subprocess.run([sys.executable, "-c", _KILL, *argv], capture_output=True, text=True, timeout=240)
         assert done.returncode == code, done.stderr
@@ -344,13 +348,11 @@ def test_what_several_processes_can_not_share_is_refused() -> None:
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch without gloo")
-@pytest.mark.parametrize(
-    "asked", ["--method fft --loss ce,elr --augment weak", "--method turn --fft-loss ce --probe-epochs 3"]
-)
-def test_two_processes_train_what_one_does(seen: Given, tmp_path: Path, asked: str) -> None:
+def test_two_processes_train_what_one_does(seen: Given, tmp_path: Path) -> None:
     """One artifact, from rank 0; gradients of both ranks' images are those of the whole batch, to rounding."""
     flags = [
-        *("tune", str(seen.features.path), "--labels", str(seen.labels.path), *asked.split()),
+        *("tune", str(seen.features.path), "--labels", str(seen.labels.path)),
+        *("--method", "turn,fft", "--loss", "elr", "--probe-epochs", "2", "--augment", "weak"),
         *("--fft-epochs", "1", "--fft-batch-size", "33", "--fft-optimizer", "sgd", "--fft-lr", "3e-3"),
         *("--keep-backbone", "--device", "cpu", "--workers", "1"),
     ]
@@ -364,7 +366,7 @@ def test_two_processes_train_what_one_does(seen: Given, tmp_path: Path, asked: s
         found.append(Path(done.stdout.strip()))
     heads = [open_artifact(path) for path in found]
     assert heads[0].manifest.key == heads[1].manifest.key
-    for run in range(asked.count(",") + 1):
+    for run in range(2):
         one, two = (tensors(path, run) for path in found)
         for name, tensor in one.items():
             torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=2e-5)
