@@ -33,7 +33,7 @@ _TURN_PROBE = ("probe_loss", "probe_epochs", "batch_size", "probe_lr", "probe_we
 # What fine-tuning came to have later, under TURN only where it is other than this: so older keys still hold.
 TURN_LATER: Mapping[str, Any] = {"fft_schedule": "constant", "amp": "none", "accumulate": 1}
 ADAPTERS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
-STATE = ("elr_beta", "elr_lambda")
+EARLY = ("elr_beta", "elr_lambda")
 BATCH_TERMS = ("weight_cov", "weight_svd", "svd_topk")
 FFT = (
     "fft_epochs",
@@ -59,8 +59,8 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "nmtune": PROBE + SHAPE + TERMS,
     "turn": _TURN_PROBE + TURN,
     "turn/lora": _TURN_PROBE + TURN + ADAPTERS,
-    **{f"fft/{loss}": FFT + more for loss, more in (("ce", ()), ("gce", ("q",)), ("elr", STATE))},
-    **{f"lora/{loss}": FFT + more + ADAPTERS for loss, more in (("ce", ()), ("gce", ("q",)), ("elr", STATE))},
+    **{f"fft/{loss}": FFT + more for loss, more in (("ce", ()), ("gce", ("q",)), ("elr", EARLY))},
+    **{f"lora/{loss}": FFT + more + ADAPTERS for loss, more in (("ce", ()), ("gce", ("q",)), ("elr", EARLY))},
     "knn": ("scale", *NEIGHBOURS),
 }
 WHITE_BOX = ("fft", "lora")

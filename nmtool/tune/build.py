@@ -54,7 +54,7 @@ def build(
         from nmtool.tune.pictures import checked_sources
 
         # Before any training: are the images and the weights those that the features were made from?
-        opener = checked_sources(config, found, session.memo, device)
+        opener = checked_sources(crew.placed(config), found, session.memo, device)
     material = load(found, device, report, opener)
     bench = Bench(
         device=device,
@@ -166,7 +166,7 @@ def _warn(done: Sequence[Outcome], material: Material, report: Reporter) -> None
             stuck.append(o)
         elif o.scores[0].never_predicted >= 0.5:
             blind.append(o)
-    advice = "try a lower --lr, --scale l2, or --loss ce"
+    advice = "try a lower --lr (--fft-lr where a backbone learns), --scale l2, or --loss ce"
     if stuck:
         report.warning(
             f"{len(stuck)} of {len(done)} runs are no better than chance in training ({stuck[0].run.words()}); {advice}"

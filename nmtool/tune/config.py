@@ -16,8 +16,8 @@ CLEANSE = ("none", "once", "each")
 BATCH_NORM = ("frozen", "train")
 AUGMENT = ("none", "weak")
 OPTIMIZERS = ("adamw", "sgd")
-# Of fft and lora, too: what remembers rows is a method of its own on features.
-WHITE_BOX_LOSSES = ("ce", "gce", "elr")
+# Of fft and lora, too.
+HEAD_LOSSES = (*LOSSES, "elr")
 TUNE_BACKBONE = ("full", "lora")
 LORA_TARGETS = ("auto", "mlp", "attention", "all", "conv")
 AMP = ("none", "bf16", "fp16")
@@ -36,7 +36,7 @@ class Config:
         ("lp",), doc="methods, comma-separated: lp, mlp, nmtune, knn, turn, fft, lora", key=True
     )
     loss: tuple[str, ...] = setting(
-        ("ce",), doc="loss of lp, mlp, nmtune (ce, gce), fft and lora", key=True, choices=WHITE_BOX_LOSSES
+        ("ce",), doc="loss of lp, mlp, nmtune (ce, gce), fft and lora", key=True, choices=HEAD_LOSSES
     )
     train: str = setting("", doc="training split; unset: train", key=False)
     test: str = setting("", doc="in-domain evaluation split; unset: test, else val, validation", key=False)
@@ -157,8 +157,8 @@ class Config:
         key=True,
         choices=AUGMENT,
     )
-    elr_beta: tuple[float, ...] = setting((defaults.ELR_BETA,), doc="elr: memory of its targets, in [0, 1)", key=True)
-    elr_lambda: tuple[float, ...] = setting((defaults.ELR_LAMBDA,), doc="elr: weight of its term", key=True)
+    elr_beta: tuple[float, ...] = setting((defaults.ELR_BETA,), doc="elr: memory of the targets, in [0, 1)", key=True)
+    elr_lambda: tuple[float, ...] = setting((defaults.ELR_LAMBDA,), doc="elr: weight of the regulariser", key=True)
     lora_rank: tuple[int, ...] = setting((defaults.LORA_RANK,), doc="lora: rank of the adapters", key=True)
     lora_alpha: tuple[int, ...] = setting(
         (defaults.LORA_ALPHA,), doc="lora: adapters are scaled by alpha / rank", key=True

@@ -8,6 +8,7 @@ torch says then becomes an error, and ``torchrun`` ends the others.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,8 +19,10 @@ import torch
 from torch import Tensor
 
 from nmtool.artifact.stage import Ranks
+from nmtool.encoders.device import thread_count
 from nmtool.errors import BusyError, DataError, UnavailableError, UsageError
 from nmtool.records import ArtifactRef, Int
+from nmtool.tune.config import Config
 from nmtool.tune.plan import Run
 
 # Longer than rank 0's work alone may take (a probe, mixtures): whether a rank is dead, torchrun decides.
@@ -108,6 +111,12 @@ class Crew:
         if body["work"]:
             work(None)
         return ArtifactRef(path=out, kind=kind, key=key, content="", cached=False, seconds=0.0)
+
+    def placed(self, config: Config) -> Config:
+        """The settings with this rank's part of the machine's decoding threads, where nobody said how many."""
+        if config.workers or self.neighbours == 1:
+            return config
+        return dataclasses.replace(config, workers=max(1, thread_count(0) // self.neighbours))
 
     def device(self, chosen: torch.device) -> torch.device:
         """This rank's device: the CUDA devices of a machine are dealt out to its ranks."""

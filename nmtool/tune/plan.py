@@ -14,12 +14,12 @@ from nmtool.errors import UsageError
 from nmtool.tune.axes import (
     ADAPTERS,
     BATCH_TERMS,
+    EARLY,
     LBFGS,
     NEIGHBOURS,
     PROBE,
     SEARCHED,
     SHAPE,
-    STATE,
     TERMS,
     TURN,
     TURN_LATER,
@@ -335,7 +335,7 @@ _NO_STEPS: Mapping[str, Any] = {"epochs": 1, "batch_size": 0, "lr": 0.0, "weight
 
 def _white_box(v: Mapping[str, Any]) -> WhiteBox | None:
     """What of it a run has; None where TURN is as it was."""
-    names = (*TURN_LATER, *BATCH_TERMS, *STATE, *ADAPTERS)
+    names = (*TURN_LATER, *BATCH_TERMS, *EARLY, *ADAPTERS)
     given = {k.removeprefix("fft_"): v[k] for k in names if k in v}
     return WhiteBox(**given) if given else None
 
