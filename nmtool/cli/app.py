@@ -79,8 +79,8 @@ def ranks_of(command: str) -> Ranks:
     if not all(word.isdigit() for word in words) or not os.environ.get("MASTER_ADDR"):
         return Ranks()
     rank, world, local, neighbours = map(int, words)
-    if world > 1 and command != "extract":
-        raise UsageError(f"{command} in {world} processes", "one process: extract alone is made for torchrun")
+    if world > 1 and command not in ("extract", "tune"):
+        raise UsageError(f"{command} in {world} processes", "one process: extract and tune are made for torchrun")
     return Ranks(rank=rank, world=world, local=local, neighbours=neighbours)
 
 
