@@ -46,22 +46,28 @@ class Training:
 
 
 def centred_unit_rows(X: Tensor) -> Tensor:
-    """Rows of [N, D] less their mean, scaled to unit length; float32; a row that is the mean stays zero.
+    """Rows of [N, D] scaled to unit length, less their mean, scaled again; float32; a row that is the mean stays zero.
 
-    Features after a ReLU all point into one corner: their mean is most of each cosine, and tells rows apart by nothing.
+    Features after a ReLU all point into one corner: their mean is most of each cosine, and tells no rows apart.
     """
-    centre = torch.zeros(X.shape[1], dtype=torch.float64, device=X.device)
-    for block in torch.split(X, _ROWS):
-        centre += block.double().sum(0)
-    mean = (centre / len(X)).float()
     out = torch.empty(X.shape, dtype=torch.float32, device=X.device)
+    total = torch.zeros(X.shape[1], dtype=torch.float64, device=X.device)
     for at in range(0, len(X), _ROWS):
-        block = X[at : at + _ROWS].float() - mean
-        # before the squares, which leave the range of float32 for features of 1e20
-        block = block / block.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        norm = torch.linalg.vector_norm(block, dim=1, keepdim=True)
-        out[at : at + _ROWS] = block / torch.where(norm > 0, norm, 1.0)
+        block = _unit_rows(X[at : at + _ROWS].float())
+        out[at : at + _ROWS] = block
+        total += block.double().sum(0)
+    mean = (total / len(X)).float()
+    for at in range(0, len(X), _ROWS):
+        out[at : at + _ROWS] = _unit_rows(out[at : at + _ROWS] - mean)
     return out
+
+
+def _unit_rows(x: Tensor) -> Tensor:
+    # by the largest first: squares leave the range of float32 for features of 1e20
+    largest = x.abs().amax(1, keepdim=True)
+    x = x / torch.where(largest > 0, largest, 1.0)
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return x / torch.where(norm > 0, norm, 1.0)
 
 
 def stratified_folds(labels: Int, folds: int, rng: np.random.Generator) -> Int:
