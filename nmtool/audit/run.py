@@ -40,6 +40,8 @@ def run(config: Config, session: Session) -> ArtifactRef:
         recipe,
         name=f"{model.rpartition('/')[2]}-{inputs.split}",
         config=settings.everything(config),
+        # for the reader: which data that was
+        origin={"data": str(config.data or inputs.features.manifest.origin.get("data") or "")},
         build=lambda staging: _build(staging, config, inputs, session),
         work=f"audit the labels of split {inputs.split} by {', '.join(config.views)}",
     )

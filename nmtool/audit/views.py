@@ -4,8 +4,8 @@
 - confident: confident learning on the same out-of-fold probabilities.
 - neighbours: the share of the nearest other samples that have another label.
 
-All read rows of unit length, centred, of unit length again. The combination is Bayes' rule on the probe's and the neighbours'
-predictions pooled, under the transition matrix that the probe's predictions say.
+All read rows of unit length, centred, of unit length again. The combination is Bayes' rule on the probe's and the
+neighbours' predictions pooled, under the transition matrix that the probe's predictions say.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from nmtool.numerics.seeds import generator, torch_seed
 from nmtool.numerics.selection import clean_posterior_with_notes
 from nmtool.records import Bool, Float, Int
 
-# Ours, by AUROC (recipes/audit): the neighbours know less than the probe; and a matrix is worth what its cells are seen:
-# human labels gain by it, while 100 classes of 200 samples each have two samples a cell, and lose by 0.004.
+# Ours, by AUROC (recipes/audit): the neighbours know less than the probe; and a matrix is worth what its cells are
+# seen: human labels gain by it, while 100 classes of 200 samples each have two samples a cell, and lose by 0.004.
 NEIGHBOURS_WEIGHT = 0.5
 MATRIX_PRIOR = 120.0
 """Samples a cell that the symmetric matrix counts for."""

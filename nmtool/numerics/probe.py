@@ -37,7 +37,7 @@ class Training:
     q: float = 0.7
     batch: int = 512
     epochs: int = 10
-    steps: int = 300
+    steps: int = 200
 
     def plan(self, n: int) -> tuple[int, int]:
         """Rows a step and passes for ``n`` rows."""

@@ -102,6 +102,7 @@ ORDER = (
     "noise-in-pretraining",
     "spectrum",
     "label-noise",
+    "audit",
     "cleansing",
     "fractions",
     "backbones",
