@@ -62,6 +62,9 @@ def _build(staging: Staging, config: Config, inputs: Inputs, session: Session) -
     pictures = gallery(inputs, judged, order[: config.gallery], config, session.memo, session.report)
     summary = write(staging, judged, inputs.classes, found, order, pictures)
     told = {"split": inputs.split, "views": list(config.views), **summary}
+    if inputs.labels is not None:
+        noise = inputs.labels.manifest.summary
+        told["labels"] = " ".join(str(noise[name]) for name in ("type", "how") if noise.get(name))
     if version is not None:
         told["cleanlab"] = version
     if found.small_classes:

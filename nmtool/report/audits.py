@@ -50,7 +50,10 @@ def audits(found: Sequence[Audited]) -> Section | None:
 
 
 def _name(audited: Audited) -> str:
-    return f"{shown(audited.name, 60)} {shown(audited.summary.get('split', ''), 40)}, {audited.content[7:13]}"
+    labels = shown(audited.summary.get("labels") or "its own labels", 60)
+    return (
+        f"{shown(audited.name, 60)} {shown(audited.summary.get('split', ''), 40)}, {labels} ({audited.content[7:13]})"
+    )
 
 
 def _counts(found: Sequence[Audited]) -> Table:
@@ -127,7 +130,7 @@ def _card(audited: Audited, line: Mapping[str, Any], named: bool) -> Card:
     if "flipped" in line:
         words.append("label is wrong" if line["flipped"] else "label is right")
     if named:
-        words.append(_name(audited))
+        words.append(f"audit {audited.content[7:13]}")
     picture = line.get("picture") or b""
     return Card(
         picture=picture,
