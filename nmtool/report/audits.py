@@ -57,8 +57,8 @@ def _name(audited: Audited) -> str:
 
 
 def _counts(found: Sequence[Audited]) -> Table:
-    titles = ("labels of", "samples", "classes", "estimated wrong (%)", "truly wrong (%)", "mixture", "confident")
-    titles += ("neighbours", "all three", "combined")
+    titles = ["labels of", "samples", "classes", "estimated wrong (%)", "truly wrong (%)"]
+    titles += ["mixture", "confident", "neighbours", "all three", "combined"]
     rows = []
     for a in found:
         s = a.summary
