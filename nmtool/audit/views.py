@@ -65,7 +65,8 @@ class Audit:
     @property
     def agreement(self) -> Int:
         """int64 [n]: how many views say that the label is wrong."""
-        return np.stack([view.flagged for view in self.views.values()]).sum(0, dtype=np.int64)
+        count: Int = np.stack([view.flagged for view in self.views.values()]).sum(0, dtype=np.int64)
+        return count
 
     @property
     def wrong(self) -> Bool:
