@@ -8,7 +8,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from nmtool.numerics import losses
+from nmtool.numerics.terms import Name, regularisers
 from nmtool.tune.fit import Trained, judge
 from nmtool.tune.fit import fit as fit_stack
 from nmtool.tune.material import Bench, Material
@@ -16,7 +16,7 @@ from nmtool.tune.mlp import MlpHeads
 from nmtool.tune.outcome import Outcome
 from nmtool.tune.plan import Run
 
-_NAMES = ("mse", "cov", "svd")
+_NAMES: tuple[Name, ...] = ("mse", "cov", "svd")
 
 
 class Regularisers:
@@ -28,18 +28,13 @@ class Regularisers:
         self.topk = first.svd_topk
         self.reduce = cast(Literal["row", "elem"], first.mse_reduce)
         weights = {name: [getattr(r.terms, f"weight_{name}") for r in runs] for name in _NAMES}
-        self.weights = {n: torch.tensor(w, device=device) for n, w in weights.items() if any(w)}
+        self._names = tuple(name for name in _NAMES if any(weights[name]))
+        self.weights: dict[str, Tensor] = {name: torch.tensor(weights[name], device=device) for name in self._names}
 
     def __call__(self, F: Tensor, Z: Tensor) -> dict[str, Tensor]:
         """Unweighted terms [K] of features F and transformed features Z, both [K, B, D]: Eq. 3, 4 and 5."""
-        terms = {}
-        if "mse" in self.weights:
-            terms["mse"] = losses.consistency(F, Z, reduce=self.reduce)
-        if "cov" in self.weights:
-            terms["cov"] = losses.covariance(Z)
-        if "svd" in self.weights:
-            terms["svd"] = losses.dominant_singular_value(Z, topk=self.topk)
-        return terms
+        values = regularisers(F, Z, self._names, topk=self.topk, reduce=self.reduce)
+        return {name: values[name] for name in self._names}
 
 
 def fit(runs: tuple[Run, ...], material: Material, bench: Bench) -> Trained:
