@@ -7,10 +7,11 @@ reduce over heads: that is the training loop's work.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from nmtool.errors import DataError, UsageError
 from nmtool.numerics.terms import regularisers
@@ -125,12 +126,30 @@ def dominant_singular_value(Z: Tensor, *, topk: int = 1) -> Tensor:
 # ------------------------------------------------------------------------------------------------------ classification
 
 
+class _LogLikelihood(torch.autograd.Function):
+    """ln p_y with its gradient, onehot(y) - p, in closed form: autograd's own way takes three times as many passes."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, y: Tensor) -> Tensor:
+        log_p = logits.log_softmax(-1)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(log_p, y)
+        return log_p.gather(-1, y).squeeze(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        log_p, y = ctx.saved_tensors
+        upstream = upstream.unsqueeze(-1)
+        return log_p.exp().mul_(-upstream).scatter_add_(-1, y, upstream), None
+
+
 def _log_likelihood(logits: Tensor, y: Tensor) -> Tensor:
     """ln p_y, [..., B]; y [B] serves all heads of a stack."""
     _check_matrix(logits, "logits")
     with _no_autocast(logits):
-        log_p = _wide(logits).log_softmax(-1)
-        return log_p.gather(-1, y.expand(logits.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+        value: Tensor = _LogLikelihood.apply(_wide(logits), y.expand(logits.shape[:-1]).unsqueeze(-1))
+    return value
 
 
 def cross_entropy_each(logits: Tensor, y: Tensor) -> Tensor:
