@@ -52,7 +52,7 @@ def share(Z: Tensor, gram: Tensor, topk: int, road: Road = "auto") -> tuple[Tens
 
     Returns:
         Loss [K] float64; M [K, n, n] in gram's dtype, with the gradient M Z (B <= D) or Z M; and, where there were
-        matrices that float32 is not enough for, their gradients [K, B, D] (zero for the others, whose M is not zero).
+        matrices for which M Z takes float64, their gradients [K, B, D] (zero for the others, whose M is not zero).
     """
     if road == "auto":
         road = "products" if Z.device.type == "cuda" else "eigen"
@@ -75,10 +75,24 @@ def share(Z: Tensor, gram: Tensor, topk: int, road: Road = "auto") -> tuple[Tens
     wide = worse.shape[-2] <= worse.shape[-1]
     exact = worse @ worse.mT if wide else worse.mT @ worse
     loss[bad], slopes = _mended(exact, topk, *solve(exact, topk))
+    if _narrow(slopes, exact, loss[bad]):
+        left[bad] = slopes.to(left.dtype)
+        return loss, left, None
     left[bad] = 0.0
     dense = torch.zeros_like(Z)
     dense[bad] = (slopes @ worse if wide else worse @ slopes).to(Z.dtype)
     return loss, left, dense
+
+
+def _narrow(left: Tensor, gram: Tensor, loss: Tensor) -> bool:
+    """Whether the products M Z keep their directions in float32, too, for all of these float64 matrices.
+
+    Rounding is about eps |M| |Z|; the gradient is at least sqrt(n - 1) T / S^2 long, thus sqrt(n - 1) loss^2 / s_1.
+    """
+    eps, n = torch.finfo(torch.float32).eps / 2, gram.shape[-1]
+    size = gram.diagonal(dim1=-2, dim2=-1).sum(-1)  # |Z|^2, at least s_1^2
+    lost = (eps * size).square() * left.square().sum((-2, -1))
+    return bool((lost < _DIRECTION_ERROR / 20 * (n - 1) * loss**4).all())
 
 
 def _ill(gram: Tensor) -> Tensor:
