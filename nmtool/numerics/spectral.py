@@ -38,6 +38,7 @@ _LIFT, _POLISH = (3.4445, -4.7750, 2.0315), (1.875, -1.25, 0.375)
 _LIFTS = {torch.float32: 6, torch.float64: 12}  # 3.44^6 = 1,670 and 3.44^12 = 2.8e6: above what is trusted
 _POLISHES = 4
 _LEFT_OVER, _OFF = 1e-3, 1e-5  # what an iteration that has converged leaves
+_POWERS, _APART, _TINY = 12, 2e-6, 1e-30  # steps to a value that stands out; how exact its vector has to be
 _SQUARINGS = 14
 
 
@@ -60,16 +61,20 @@ def share(Z: Tensor, gram: Tensor, topk: int, road: Road = "auto") -> tuple[Tens
     if gram.dtype == torch.float64:
         loss, left, bad = solve(gram, topk)
         return *_mended(gram, topk, loss, left, bad), None
+    peak = off = None
+    if solve is _by_eigen:
+        gram, peak, off = _lowered(Z, gram)
     bad = _ill(gram)
     if not bad.any():
-        loss, left, bad = solve(gram, topk)
+        loss, left, bad = solve(gram, topk, peak, off)
         if not bad.any():
             return loss, left, None
     else:
         loss, left = gram.new_zeros(len(gram), dtype=torch.float64), torch.zeros_like(gram)
         if not bad.all():
             good = ~bad
-            loss[good], left[good], again = solve(gram[good], topk)
+            parts = (None, None) if peak is None or off is None else (peak[good], off[good])
+            loss[good], left[good], again = solve(gram[good], topk, *parts)
             bad[good] = again
     worse = Z[bad].double()
     wide = worse.shape[-2] <= worse.shape[-1]
@@ -103,14 +108,46 @@ def _ill(gram: Tensor) -> Tensor:
     return bad
 
 
-def _sure(inverses: Tensor, squares: Tensor, total: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+def _lowered(Z: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The Gram matrix with its largest value brought near the next ones: what float32 loses is a share of the largest.
+
+    Outputs of a network mostly point one way (their mean), so that s_1 is ten to a hundred times s_2; without that
+    direction, taken from Z itself, float32 is enough for most of them.
+
+    Returns:
+        Gram [K, n, n], whose largest eigenvalue stands for s_1^2; the true s_1^2 [K], and how far off its vector is,
+        relative; zeros for matrices left as they are, where no value stands out.
+    """
+    by_rows = Z.shape[-2] <= Z.shape[-1]
+    vector = gram.sum(-1, keepdim=True)
+    for _ in range(_POWERS):
+        vector = gram @ (vector / vector.norm(dim=-2, keepdim=True).clamp_min(_TINY))
+    vector = vector / vector.norm(dim=-2, keepdim=True).clamp_min(_TINY)
+    along = vector.mT @ Z if by_rows else Z @ vector  # s_1 times the vector of the other side
+    rest = Z - vector @ along if by_rows else Z - along @ vector.mT
+    top = along.square().sum((-2, -1))
+    cross = rest @ along.mT if by_rows else along.mT @ rest  # nothing, were the vector exact
+    off = cross.flatten(1).norm(dim=-1) / top.clamp_min(_TINY)
+    # once more: what rounding of s_1 has left of the direction is much beside the small values
+    rest = rest - vector @ (vector.mT @ rest) if by_rows else rest - (rest @ vector) @ vector.mT
+    lower = rest @ rest.mT if by_rows else rest.mT @ rest
+    size = 2 * lower.square().sum((-2, -1)).sqrt()  # at least 2 s_2^2: the direction stays the first, and apart
+    fit = (off < _APART) & (size < top)
+    lower = torch.baddbmm(lower, vector * size[:, None, None], vector.mT)
+    if not fit.all():
+        lower = torch.where(fit[:, None, None], lower, gram)
+    return lower, torch.where(fit, top, 0.0), torch.where(fit, off, 0.0)
+
+
+def _sure(inverses: Tensor, squares: Tensor, part: Tensor, n: int, dtype: torch.dtype) -> Tensor:
     """[K] whether the precision was enough.
 
-    The Gram matrix's rounding moves s_j^2 by about eps s_1^2, thus s_j by eps s_1^2 / (2 s_j) and the direction
-    u_j v_j' by eps (s_1 / s_j)^2. Given: the sums of s_1 / s_j and of its squares, and of s_j / s_1, [K].
+    With t the Gram matrix's norm, its rounding moves s_j^2 by about eps t, thus s_j by eps t / (2 s_j) and the
+    direction u_j v_j' by eps t / s_j^2. Given, [K]: the sums of t^(1/2) / s_j and of its squares, and
+    |loss| t^(1/2) / S.
     """
     eps = torch.finfo(dtype).eps / 2  # what rounding loses
-    return (eps / 2 * inverses / total.square() < _LOSS_ERROR) & (eps * squares / n < _DIRECTION_ERROR)
+    return (eps / 2 * inverses * part < _LOSS_ERROR) & (eps * squares / n < _DIRECTION_ERROR)
 
 
 def _mended(gram: Tensor, topk: int, loss: Tensor, left: Tensor, bad: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,14 +157,21 @@ def _mended(gram: Tensor, topk: int, loss: Tensor, left: Tensor, bad: Tensor) ->
     return loss, left
 
 
-def _by_eigen(gram: Tensor, topk: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [K], M [K, n, n], and which of them the precision is not enough for (in float64: none)."""
+def _by_eigen(
+    gram: Tensor, topk: int, peak: Tensor | None = None, off: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [K], M [K, n, n], and which of them the precision is not enough for (in float64: none).
+
+    ``peak`` and ``off`` are those of ``_lowered``.
+    """
     squares, vectors = torch.linalg.eigh(gram)
     squares, vectors = squares.double().flip(-1), vectors.flip(-1)
-    n = squares.shape[-1]
+    n, norm = squares.shape[-1], squares[..., :1].clone()
     # what is below the rounding of the Gram matrix is taken for 0; such directions get no gradient, which is one of
     # the valid subgradients
-    real = squares > squares[..., :1] * (n * torch.finfo(gram.dtype).eps)
+    real = squares > norm * ((n if gram.dtype == torch.float64 else 1) * torch.finfo(gram.dtype).eps)
+    if peak is not None:
+        squares[..., 0] = torch.where(peak > 0, peak.double(), squares[..., 0])
     values = torch.where(real, squares, 0.0).clamp_min(0.0).sqrt()
     total = values.sum(-1, keepdim=True)
     alive = total > 0
@@ -137,21 +181,33 @@ def _by_eigen(gram: Tensor, topk: int) -> tuple[Tensor, Tensor, Tensor]:
     first = torch.zeros(n, dtype=values.dtype, device=values.device)
     first[:k] = 1.0 / k
     slope = -(first - top / total) / total
-    slope = torch.where(real & alive, slope / torch.where(real, values, 1.0), 0.0)
-    left = (vectors * slope.to(gram.dtype).unsqueeze(-2)) @ vectors.mT
+    factor = torch.where(real & alive, slope / torch.where(real, values, 1.0), 0.0)
+    left = (vectors * factor.to(gram.dtype).unsqueeze(-2)) @ vectors.mT
     if gram.dtype == torch.float64:
         bad = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
     else:
-        ratios = values[..., :1] / values  # infinite where a value is lost: not sure
-        bad = ~_sure(ratios.sum(-1), ratios.square().sum(-1), total[..., 0] / values[..., 0], n, gram.dtype)
+        norm = norm.clamp_min(0.0).sqrt()
+        ratios = norm / values  # infinite where a value is lost: not sure
+        part = (norm * values[..., :1] / total.square())[..., 0]
+        bad = ~_sure(ratios.sum(-1), ratios.square().sum(-1), part, n, gram.dtype)
+        if off is not None:  # what the lowered direction has of the others
+            mixed = (off.double() + _APART).square() * (values[..., :1] / values).square().mean(-1)
+            # and what the product M Z rounds, of the gradient's length
+            eps = torch.finfo(gram.dtype).eps / 2
+            rounded = (eps * values[..., :1] * factor).square().sum(-1) / slope.square().sum(-1)
+            bad |= ~((off == 0) | ((mixed < _DIRECTION_ERROR) & (rounded < _DIRECTION_ERROR / 20)))
     return (-top / total)[..., 0], left, bad
 
 
-def _by_products(gram: Tensor, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+def _by_products(
+    gram: Tensor, topk: int, peak: Tensor | None = None, off: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """As ``_by_eigen``; which of them did not converge, lack rank or are out of the precision's reach.
 
-    More than one largest value (topk above 1) is not separated by squaring: all of them are given back as bad.
+    The Gram matrix is taken as it is: there is no ``peak``. More than one largest value (topk above 1) is not separated
+    by squaring: all of them are given back as bad.
     """
+    del peak
     n = gram.shape[-1]
     top, vector, off = _largest(gram)
     alive = top > 0
@@ -166,7 +222,7 @@ def _by_products(gram: Tensor, topk: int) -> tuple[Tensor, Tensor, Tensor]:
     polar = root * (sigma / total.square() / (1.01 * top.double()).sqrt()).to(gram.dtype)[:, None, None]
     first = vector @ vector.mT * (1 / (total * sigma)).to(gram.dtype)[:, None, None]
     trace = root.diagonal(dim1=-2, dim2=-1).sum(-1)
-    good = _sure(trace.double(), root.square().sum((-2, -1)).double(), values, n, gram.dtype)
+    good = _sure(trace.double(), root.square().sum((-2, -1)).double(), values**-2, n, gram.dtype)
     good &= alive & (left_over < _LEFT_OVER) & (off < _OFF)  # not a number is not good
     if topk > 1 and n > 1:
         good = torch.zeros_like(good)
