@@ -20,7 +20,19 @@ from typing import Any
 from tests.bench.measure import Found, Line, machine, say
 from tests.bench.sizes import QUICK, Sizes
 
-BENCHES = ("extract", "store", "heads", "step", "table14", "spectrum", "cli", "cleansing", "labels", "finetune")
+BENCHES = (
+    "extract",
+    "store",
+    "memory",
+    "heads",
+    "step",
+    "table14",
+    "spectrum",
+    "cli",
+    "cleansing",
+    "labels",
+    "finetune",
+)
 HEADER = ("", "unit", "plain", "nmtool", "ratio", "limit", "share", "noise", "the limit is")
 
 
