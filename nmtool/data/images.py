@@ -203,3 +203,21 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 def _reason(error: Exception) -> str:
     """The decoder's words, the same on every run: they are kept beside the row."""
     return _ADDRESS.sub("0x…", str(error))[:200] or type(error).__name__
+
+
+def thumbnail(pixels: npt.NDArray[np.uint8], side: int) -> bytes:
+    """RGB uint8 [H, W, 3] as an image file of at most ``side`` pixels a side: PNG where it was as small, else JPEG.
+
+    Written anew from pixels: nothing of the file they came from is left in it. Never made larger.
+    """
+    pillow = _pillow()
+    image = pillow.fromarray(pixels)
+    small = max(image.size) <= side
+    if not small:
+        image.thumbnail((side, side), pillow.Resampling.BILINEAR)
+    sink = io.BytesIO()
+    if small:
+        image.save(sink, format="PNG", optimize=True)
+    else:
+        image.save(sink, format="JPEG", quality=80)
+    return sink.getvalue()

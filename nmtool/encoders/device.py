@@ -86,3 +86,22 @@ def one_thread_each() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def computing_threads(workers: int) -> Iterator[None]:
+    """Let torch compute with ``workers`` threads meanwhile (0: as it is set); what was set before comes back.
+
+    Raises:
+        UsageError: negative.
+    """
+    import torch
+
+    if workers < 0:
+        raise UsageError(f"--workers is {workers}", "0 (as many as there are cores) or more")
+    before = torch.get_num_threads()
+    torch.set_num_threads(workers or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -15,7 +15,7 @@ from nmtool.report.config import Config
 from nmtool.report.gather import find
 from nmtool.report.lineage import short_name
 
-EPOCH = 2
+EPOCH = 3
 FILES = {
     "html": "report.html",
     "markdown": "report.md",
@@ -99,9 +99,11 @@ def _build(staging: Staging, config: Config, artifacts: tuple[Artifact, ...], se
 
 ORDER = (
     "results",
+    "under-noise",
     "noise-in-pretraining",
     "spectrum",
     "label-noise",
+    "audit",
     "cleansing",
     "fractions",
     "backbones",

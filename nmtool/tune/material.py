@@ -11,6 +11,7 @@ import torch
 
 from nmtool.artifact.stage import Reporter
 from nmtool.records import Int
+from nmtool.tune.crew import Crew
 
 if TYPE_CHECKING:
     from nmtool.tune.pictures import Pictures
@@ -50,12 +51,29 @@ class Overlay:
         shown: its path as the user gave it.
         y: int64 [N]: label of each training row, -1 where the row takes no part.
         ratio: share of the rows in use whose label is not the clean one; None where no clean label is known.
+        type: of noise, as the labels artifact says; empty where it does not.
+        requested: the share that was asked for, as it says; else None.
     """
 
     name: str
     shown: str
     y: Int
     ratio: float | None
+    type: str = ""
+    requested: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Views:
+    """Augmented views of the training rows.
+
+    Attributes:
+        X: float32 [N, V, D] on the bench's device; rows not in use are zero.
+        augment: ``weak`` or ``strong``.
+    """
+
+    X: torch.Tensor
+    augment: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +88,7 @@ class Material:
         classes: class names.
         targets: the first is the in-domain one.
         pictures: opens the images and the backbone, for methods that need them; does nothing until called.
+        views: of the training rows, where a method wants them and the features have them.
     """
 
     X: torch.Tensor
@@ -79,6 +98,7 @@ class Material:
     classes: tuple[str, ...]
     targets: tuple[Target, ...]
     pictures: Callable[[], Pictures] | None = None
+    views: Views | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +112,7 @@ class Bench:
         spectra: compute SVE and LSVR of the transformed space.
         keep_backbone: methods that change the backbone give it back among their tensors.
         advance: tells how many more run-epochs are done.
+        crew: the processes that fine-tune together; of one where there are no others.
         spectrum_cache: SVE and LSVR of spaces that several runs share (the features themselves).
     """
 
@@ -102,6 +123,7 @@ class Bench:
     spectra: bool = True
     keep_backbone: bool = False
     advance: Callable[[int], None] = lambda done: None
+    crew: Crew = field(default_factory=Crew)
     spectrum_cache: dict[tuple[object, ...], tuple[float, float] | None] = field(default_factory=dict)
 
     def with_progress(self, advance: Callable[[int], None]) -> Bench:

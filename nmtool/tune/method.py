@@ -83,6 +83,27 @@ _TABLE = (
         doc="linear probe",
     ),
     Method(
+        name="elr",
+        needs=_FEATURES,
+        function="nmtool.tune.lp:tune",
+        fit="nmtool.tune.lp:fit",
+        doc="linear probe with early-learning regularisation: targets that remember what it said (Liu et al. 2020)",
+    ),
+    Method(
+        name="dividemix",
+        needs=_FEATURES,
+        function="nmtool.tune.dividemix:tune",
+        fit="nmtool.tune.dividemix:fit",
+        doc="two linear heads that divide the rows for each other and guess labels (Li et al. 2020)",
+    ),
+    Method(
+        name="unicon",
+        needs=_FEATURES,
+        function="nmtool.tune.unicon:tune",
+        fit="nmtool.tune.unicon:fit",
+        doc="dividemix that selects equally many rows of each class (Karim et al. 2022)",
+    ),
+    Method(
         name="mlp",
         needs=_FEATURES,
         function="nmtool.tune.mlp:tune",
@@ -107,6 +128,18 @@ _TABLE = (
         needs=frozenset({"features", "images", "backbone"}),
         function="nmtool.tune.turn:tune",
         doc="TURN: GCE probe, cleansing by mixtures, full fine-tuning on the clean subset (paper 2)",
+    ),
+    Method(
+        name="fft",
+        needs=frozenset({"features", "images", "backbone"}),
+        function="nmtool.tune.finetune:tune",
+        doc="full fine-tuning of the backbone with a linear head, on all rows",
+    ),
+    Method(
+        name="lora",
+        needs=frozenset({"features", "images", "backbone"}),
+        function="nmtool.tune.finetune:tune",
+        doc="as fft, but the backbone learns low-rank adapters alone",
     ),
 )
 METHODS: Mapping[str, Method] = MappingProxyType({m.name: m for m in _TABLE})

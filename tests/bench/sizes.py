@@ -18,6 +18,7 @@ class Sizes:
         head_rounds: heads, in place of ``rounds``: the plain loops are slow.
         grid_epochs: heads, the grid of 52 learning rates and decays; one epoch of that is much work already.
         step_dims, step_batches: step.
+        table_dim, table_epochs: table14.
         spectrum_rows, spectrum_dim: spectrum.
         mixture_classes, mixture_rows: cleansing.
         cli_runs: cli.
@@ -38,6 +39,8 @@ class Sizes:
     grid_epochs: int = 1
     step_dims: tuple[int, ...] = (768, 2048)
     step_batches: tuple[int, ...] = (64, 512)
+    table_dim: int = 2048
+    table_epochs: int = 30
     spectrum_rows: int = 50_000
     spectrum_dim: int = 768
     mixture_classes: int = 1000

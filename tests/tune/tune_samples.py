@@ -34,9 +34,14 @@ def digit_splits(train: int = 500, test: int = 400) -> dict[str, tuple[Any, Any]
 
 
 def write_features(
-    store: Path, splits: Splits, classes: Sequence[str] = NAMES, bad: Mapping[str, Sequence[int]] | None = None
+    store: Path,
+    splits: Splits,
+    classes: Sequence[str] = NAMES,
+    bad: Mapping[str, Sequence[int]] | None = None,
+    views: Any = None,
+    augment: str = "weak",
 ) -> ArtifactRef:
-    """A features artifact as ``extract`` lays it out; ``bad`` rows are marked and NaN."""
+    """A features artifact as ``extract`` lays it out; ``bad`` rows are marked and NaN; ``views`` [n, K, D] of train."""
 
     def build(staging: Staging) -> Mapping[str, object]:
         table: dict[str, list[Any]] = {name: [] for name in ("row", "sample", "split", "label", "ok", "error")}
@@ -50,6 +55,11 @@ def write_features(
                 for chunk in range(writer.chunks):
                     start, stop = writer.bounds(chunk)
                     writer.write(chunk, array[start:stop])
+            if views is not None and split == "train":
+                writer = ArrayWriter(staging, "features.zarr", "train/views", views.shape, views.dtype, 256)
+                for chunk in range(writer.chunks):
+                    start, stop = writer.bounds(chunk)
+                    writer.write(chunk, views[start:stop])
             table["row"] += range(len(X))
             table["sample"] += [f"{split}/{i:05d}" for i in range(len(X))]
             table["split"] += [split] * len(X)
@@ -65,20 +75,32 @@ def write_features(
         stage="extract",
         kind="features",
         epoch=1,
-        config={"splits": contents, "classes": list(classes), "bad": canonical(bad or {}).decode()},
+        config={
+            "splits": contents,
+            "classes": list(classes),
+            "bad": canonical(bad or {}).decode(),
+            **({} if views is None else {"views": {"augment": augment, "content": sha256(views.tobytes())}}),
+        },
         inputs=(),
     )
     return produce(Session(store=store), recipe, name="pixels", config={}, build=build)
 
 
-def write_labels(store: Path, split: str, clean: Any, noisy: Any, classes: Sequence[str] = NAMES) -> ArtifactRef:
-    """A labels artifact as ``inject-noise`` lays it out."""
+def write_labels(
+    store: Path,
+    split: str,
+    clean: Any,
+    noisy: Any,
+    classes: Sequence[str] = NAMES,
+    samples: Sequence[str] | None = None,
+) -> ArtifactRef:
+    """A labels artifact as ``inject-noise`` lays it out; ``samples`` where ``write_features`` did not name them."""
     clean, noisy = np.asarray(clean, dtype=np.int64), np.asarray(noisy, dtype=np.int64)
 
     def build(staging: Staging) -> Mapping[str, object]:
         columns = {
             "row": np.arange(len(clean)),
-            "sample": [f"{split}/{i:05d}" for i in range(len(clean))],
+            "sample": list(samples) if samples is not None else [f"{split}/{i:05d}" for i in range(len(clean))],
             "split": [split] * len(clean),
             "clean": clean,
             "noisy": noisy,
