@@ -73,7 +73,9 @@ class Config:
     )
     view_seed: int = setting(0, doc="seed of the views", key=False)
     # Not keyed: the same numbers but for their last bits; the summary records it.
-    batch_size: int = setting(64, doc="samples a forward pass (images on a CPU: at most 16); for openai: texts a request", key=False)
+    batch_size: int = setting(
+        64, doc="samples a forward pass (images on a CPU: at most 16); for openai: texts a request", key=False
+    )
     arch: str | None = setting(
         None, doc="architecture of a weights file: timm's name, or open_clip:ARCH[/PRETRAINED]", key=False
     )
