@@ -43,6 +43,7 @@ STAGES = {
     "extract": ("extract", "Encode every sample once, to features kept on disk."),
     "spectrum": ("spectrum", "Singular values of features: SVE, LSVR and rank."),
     "tune": ("tune", "Train heads on features; turn: fine-tune on noisy labels."),
+    "audit": ("audit", "How probably each label is wrong, from features alone."),
     "report": ("report", "Tables and figures as one self-contained page."),
 }
 _PANEL = "In every stage"

@@ -62,15 +62,13 @@ def cleansing(evidence: Evidence) -> Section | None:
         texts.append(_count(summarise(m.drawn for m in members)))
         texts.append(stat_text(summarise(m.drawn_purity for m in members), as_percent=True))
         rows.append(tuple(Cell(text=text) for text in texts))
-    table_of_rounds = Table(
-        caption="Samples that TURN called clean, by round", columns=tuple(columns), rows=tuple(rows)
-    )
+    table_of_rounds = Table(caption="Samples called clean, by round", columns=tuple(columns), rows=tuple(rows))
     return Section(
         anchor="cleansing",
         title="Cleansing",
-        intro="Each round calls clean the samples that a mixture of their losses says so of, and draws equally "
-        "many of each class to train on. Purity is the share that is truly clean, recall the share of all clean "
-        "samples that was found; both need a known truth.",
+        intro="Each round calls clean the samples that a mixture of their losses says so of; TURN draws equally "
+        "many of each class to train on, other heads take all. Purity is the share that is truly clean, recall the "
+        "share of all clean samples that was found; both need a known truth.",
         tables=(table_of_rounds,),
     )
 

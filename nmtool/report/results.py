@@ -32,7 +32,9 @@ OTHERS = (
     *("weight_mse", "weight_cov", "weight_svd", "svd_topk", "mse_reduce"),
     *("probe_loss", "probe_epochs", "probe_lr", "probe_weight_decay", "probe_batch_size", "probe_schedule"),
     *("tau", "cleanse", "augment", "fft_batch_norm"),
-    *("amp", "accumulate", "elr_beta", "elr_lambda", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets"),
+    *("elr_beta", "elr_lambda", "use_views"),
+    *("warmup", "ramp", "p_threshold", "lambda_u", "sharpen", "mixup", "warmup_penalty"),
+    *("amp", "accumulate", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets"),
 )
 NO_SETTING = frozenset(
     {

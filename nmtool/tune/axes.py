@@ -50,11 +50,17 @@ FFT = (
     "accumulate",
 )
 LBFGS = ("C", "max_iter")
+SEMI = ("warmup", "ramp", "lambda_u", "sharpen", "mixup", "warmup_penalty", "optimizer")
+_CLEANSED = ("cleanse", "tau", "probe_loss", "probe_epochs", "probe_lr", "probe_weight_decay")
+_SEMI_PROBE = tuple(name for name in PROBE if name not in ("loss", "q"))
 NEIGHBOURS = ("k", "knn_weights", "temperature")
 # By method, and by method and solver where that is another than AdamW.
 AXES: Mapping[str, tuple[str, ...]] = {
     "lp": PROBE,
     "lp/lbfgs": ("scale", *LBFGS),
+    "elr": PROBE,
+    "dividemix": (*_SEMI_PROBE, *SEMI, "p_threshold"),
+    "unicon": _SEMI_PROBE + SEMI,
     "mlp": PROBE + SHAPE,
     "nmtune": PROBE + SHAPE + TERMS,
     "turn": _TURN_PROBE + TURN,
@@ -63,6 +69,9 @@ AXES: Mapping[str, tuple[str, ...]] = {
     **{f"lora/{loss}": FFT + more + ADAPTERS for loss, more in (("ce", ()), ("gce", ("q",)), ("elr", EARLY))},
     "knn": ("scale", *NEIGHBOURS),
 }
+_SEMI_METHODS = ("dividemix", "unicon")
+# Methods that may be trained on what a cleansing leaves, or on views.
+ON_ROWS = ("lp", "mlp", "nmtune")
 WHITE_BOX = ("fft", "lora")
 # What --search looks for.
 SEARCHED: Mapping[str, tuple[str, ...]] = {"lbfgs": ("C",), "": ("lr", "weight_decay")}
@@ -94,9 +103,17 @@ def axes(config: Config, dim: int, column: str = "") -> dict[str, dict[str, list
                 del lists["temperature"]
             if loss:
                 lists["loss"] = [loss]
+            # (fft and lora have their own list by loss)
+            if loss == "elr" and method not in WHITE_BOX:
+                del lists["q"]
+                lists |= {n: _values(config, method, loss, solver, n, dim) for n in EARLY}
             if solver and method != "turn":
                 lists["solver"] = [solver]
-            out["/".join(part for part in (method, loss, solver) if part)] = lists
+            name = "/".join(part for part in (method, loss, solver) if part)
+            if method in ON_ROWS and not solver:
+                out |= _by_cleansing(config, method, name, lists, dim)
+            else:
+                out[name] = lists
     return out
 
 
@@ -109,15 +126,38 @@ def _variants(config: Config, method: str) -> list[tuple[str, str]]:
         return [("", "" if how == "full" else how) for how in once(config.tune_backbone, "--tune-backbone")]
     if method == "knn":
         return [("", "")]
+    if method in _SEMI_METHODS:
+        return [("ce", "")]
+    if method == "elr":
+        return [("elr", "")]
     losses = once(config.loss, "--loss")
     if method in WHITE_BOX:
         return [(loss, "") for loss in losses]
-    if "elr" in losses:
-        raise UsageError(f"--loss elr with --method {method}", "ce or gce: elr is a loss of fft and lora")
     solvers = once(config.solver, "--solver") if method == "lp" else ("adamw",)
     if "lbfgs" in solvers and losses != ("ce",):
-        raise UsageError("--solver lbfgs with --loss gce", "--loss ce: L-BFGS solves logistic regression")
+        other = next(loss for loss in losses if loss != "ce")
+        raise UsageError(f"--solver lbfgs with --loss {other}", "--loss ce: L-BFGS solves logistic regression")
+    if "lbfgs" in solvers and (config.use_views or set(config.cleanse or ()) - {"none"}):
+        raise UsageError("--solver lbfgs with --use-views or --cleanse", "--solver adamw")
+    if config.use_views and "elr" in losses:
+        raise UsageError("--use-views with --loss elr", "--loss ce or gce: ELR remembers one prediction of a row")
     return [(loss, "" if s == "adamw" else s) for loss, s in itertools.product(losses, solvers)]
+
+
+def _by_cleansing(
+    config: Config, method: str, name: str, lists: dict[str, list[Any]], dim: int
+) -> dict[str, dict[str, list[Any]]]:
+    """Lists with and without cleansing, apart: what is not cleansed has no threshold that would tell it apart."""
+    if config.use_views:
+        lists = {**lists, "use_views": [True]}
+    when = _values(config, method, "", "", "cleanse", dim)
+    out = {name: lists} if "none" in when else {}
+    when = [word for word in when if word != "none"]
+    if when:
+        more = {n: _values(config, method, "", "", n, dim) for n in _CLEANSED if n != "cleanse"}
+        q = list(once(config.q, "--q")) if "gce" in more["probe_loss"] else [0.0]
+        out[f"{name}/cleansed"] = {**lists, "cleanse": when, **more, "probe_q": q}
+    return out
 
 
 def _later(config: Config, lists: Mapping[str, list[Any]], solver: str, dim: int, column: str) -> dict[str, list[Any]]:
@@ -144,11 +184,17 @@ def _check_parts(config: Config, method: str, lists: Mapping[str, list[Any]]) ->
 def _check_search(config: Config) -> None:
     if not config.search:
         return
+    if set(config.cleanse or ()) - {"none"} and set(config.method) & set(ON_ROWS):
+        raise UsageError(
+            "--search with --cleanse",
+            "one of them",
+            "search first, then give what was found by --lr and --weight-decay",
+        )
     for method in config.method:
         if not method_named(method).fit:
             raise UsageError(
                 f"--search with --method {method}",
-                "methods whose heads are fitted to features alone: lp, mlp, nmtune",
+                "methods whose heads are fitted to features alone: lp, elr, mlp, nmtune, dividemix, unicon",
                 "ask for it in a call of its own; its lists are tried one by one",
             )
     if not 0 < config.search_holdout < 1:
@@ -179,13 +225,19 @@ _RANGES: Mapping[str, tuple[float, float, bool]] = {
     "weight_decay": (0, _INF, True),
     "probe_weight_decay": (0, _INF, True),
     "fft_weight_decay": (0, _INF, True),
+    "warmup": (0, 1, True),
+    "ramp": (0, 1, True),
+    "p_threshold": (0, 1, True),
+    "lambda_u": (0, _INF, True),
+    "sharpen": (0, _INF, False),
+    "mixup": (0, _INF, False),
     "C": (0, _INF, False),
     "max_iter": (1, 1e6, True),
     "k": (1, 1e6, True),
     "temperature": (0, _INF, False),
     "q": (0, 1, False),
     "accumulate": (1, 1e6, True),
-    "elr_beta": (0, 0.999999, True),
+    "elr_beta": (0, 1, True),
     "elr_lambda": (0, _INF, True),
     "lora_rank": (1, 1e4, True),
     "lora_alpha": (0, _INF, False),
@@ -200,7 +252,7 @@ _RANGES: Mapping[str, tuple[float, float, bool]] = {
 }
 
 
-def _values(config: Config, method: str, loss: str, solver: str, name: str, dim: int, column: str) -> list[Any]:
+def _values(config: Config, method: str, loss: str, solver: str, name: str, dim: int, column: str = "") -> list[Any]:
     given = getattr(config, name)
     if given is None and config.search and name in SEARCHED[solver]:
         given = grid(method, name)
@@ -210,6 +262,10 @@ def _values(config: Config, method: str, loss: str, solver: str, name: str, dim:
     values = once(given if isinstance(given, tuple) else (given,), flag)
     low, high, closed = _RANGES.get(name, (0, 0, True))
     for value in values if name in _RANGES else ():
+        if value is None:  # settled later, by the labels
+            continue
+        if name == "elr_beta" and value == 1:
+            raise UsageError("--elr-beta has 1", "from 0 to below 1: the targets would never learn")
         if not (low <= value <= high) or (value == low and not closed):
             wanted = f"{'at least' if closed else 'above'} {low:g}" + (f" and at most {high:g}" if high < 1e6 else "")
             raise UsageError(f"{flag} has {value:g}", wanted)

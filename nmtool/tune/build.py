@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,10 @@ from nmtool.artifact.stage import Reporter, Session, Staging
 from nmtool.encoders.device import choose_device
 from nmtool.errors import UsageError
 from nmtool.tune import lora, payload, search
+from nmtool.tune import loss as remembered
 from nmtool.tune import outcome as outcomes_of
 from nmtool.tune.axes import axes
-from nmtool.tune.config import Config
+from nmtool.tune.config import HEAD_LOSSES, Config
 from nmtool.tune.crew import Crew
 from nmtool.tune.heads import LinearHeads
 from nmtool.tune.inputs import Inputs
@@ -55,7 +55,7 @@ def build(
 
         # Before any training: are the images and the weights those that the features were made from?
         opener = checked_sources(crew.placed(config), found, session.memo, device)
-    material = load(found, device, report, opener)
+    material = load(found, device, report, opener, views=any(r.semi is not None or r.views for r in runs))
     bench = Bench(
         device=device,
         report=report,
@@ -138,14 +138,20 @@ def _train(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outc
 
 
 def _epochs(run: Run) -> int:
-    return run.probe.epochs + (run.finetune.epochs if run.finetune else 0)
+    more = run.finetune.epochs if run.finetune else run.cleansing.probe.epochs if run.cleansing else 0
+    return run.probe.epochs + more
 
 
 def _cut(stack: tuple[Run, ...], material: Material, bench: Bench) -> list[tuple[Run, ...]]:
     if stack[0].neighbours is not None:  # nothing is trained, and together they look for neighbours once
         return [stack]
     model = MlpHeads if stack[0].shape is not None else LinearHeads
-    cost = partial(model.bytes_per_head, dim=material.X.shape[1], classes=len(material.classes))
+    rows, dim, classes = len(material.X), material.X.shape[1], len(material.classes)
+
+    def cost(run: Run) -> int:
+        heads = model.bytes_per_head(run, dim, classes) * (2 if run.semi is not None or run.views else 1)
+        return heads + remembered.bytes_per_head(run, rows, classes)
+
     return slices(stack, cost, bench.device.type)
 
 
@@ -183,14 +189,15 @@ def _tell_differences(config: Config, dim: int, report: Reporter) -> None:
     """Losses of one method that were compared under different numbers, because those were left to their defaults."""
     lists = axes(config, dim)
     for method in config.method:
-        ce, gce = lists.get(f"{method}/ce"), lists.get(f"{method}/gce")
-        if ce is None or gce is None:
+        by_loss = {loss: lists[f"{method}/{loss}"] for loss in HEAD_LOSSES if f"{method}/{loss}" in lists}
+        if len(by_loss) < 2:
             continue
-        differing = [name for name in ce if name != "loss" and ce[name] != gce[name]]
+        shared = [name for name in next(iter(by_loss.values())) if all(name in values for values in by_loss.values())]
+        differing = [name for name in shared if name != "loss" and len({str(v[name]) for v in by_loss.values()}) > 1]
         if differing:
             told = "; ".join(
                 f"{loss} " + ", ".join(f"{name} {'/'.join(map(str, values[name]))}" for name in differing)
-                for loss, values in (("ce", ce), ("gce", gce))
+                for loss, values in by_loss.items()
             )
             report.info(f"{method}: numbers left unset differ by loss ({told}); give them to compare the losses alone")
 

@@ -9,6 +9,8 @@ from nmtool.tune import defaults
 
 PRESETS = ("paper", "released")
 LOSSES = ("ce", "gce")
+HEAD_LOSSES = (*LOSSES, "elr")
+PENALTIES = ("auto", "yes", "no")
 SCALES = ("none", "l2", "standardize")
 SCHEDULES = ("cosine", "linear", "constant")
 ACTIVATIONS = ("relu", "gelu", "tanh", "none")
@@ -16,8 +18,6 @@ CLEANSE = ("none", "once", "each")
 BATCH_NORM = ("frozen", "train")
 AUGMENT = ("none", "weak")
 OPTIMIZERS = ("adamw", "sgd")
-# Of fft and lora, too.
-HEAD_LOSSES = (*LOSSES, "elr")
 TUNE_BACKBONE = ("full", "lora")
 LORA_TARGETS = ("auto", "mlp", "attention", "all", "conv")
 AMP = ("none", "bf16", "fp16")
@@ -32,12 +32,8 @@ class Config:
     """Settings of ``nmtool tune``. A list is a product: every combination that a method can tell apart is one run."""
 
     features: str = setting(doc="features artifact to train on (FEATURES[:SPLIT])", key=False, operand=True)
-    method: tuple[str, ...] = setting(
-        ("lp",), doc="methods, comma-separated: lp, mlp, nmtune, knn, turn, fft, lora", key=True
-    )
-    loss: tuple[str, ...] = setting(
-        ("ce",), doc="loss of lp, mlp, nmtune (ce, gce), fft and lora", key=True, choices=HEAD_LOSSES
-    )
+    method: tuple[str, ...] = setting(("lp",), doc="methods, comma-separated (nmtool list methods)", key=True)
+    loss: tuple[str, ...] = setting(("ce",), doc="loss of lp, mlp, nmtune, fft and lora", key=True, choices=HEAD_LOSSES)
     train: str = setting("", doc="training split; unset: train", key=False)
     test: str = setting("", doc="in-domain evaluation split; unset: test, else val, validation", key=False)
     ood: tuple[str, ...] = setting(
@@ -58,15 +54,15 @@ class Config:
     preset: str = setting("paper", doc="where unset numbers come from", key=True, choices=PRESETS)
     search: bool = setting(
         False,
-        doc="lp, mlp, nmtune: find learning rate and decay (lbfgs: C) on held-out training rows; lists are its grid",
+        doc="find learning rate and decay (lbfgs: C) on held-out training rows; lists are its grid",
         key=True,
     )
     search_holdout: float = setting(
         defaults.SEARCH_HOLDOUT, doc="share of each class's training rows that a search holds out", key=True
     )
-    epochs: tuple[int, ...] | None = setting(None, doc="epochs of lp, mlp and nmtune" + _BY, key=True)
+    epochs: tuple[int, ...] | None = setting(None, doc="epochs of training on features" + _BY, key=True)
     batch_size: tuple[int, ...] = setting((defaults.BATCH_SIZE,), doc="rows a step, for training on features", key=True)
-    lr: tuple[float, ...] | None = setting(None, doc="learning rate of lp, mlp and nmtune" + _BY, key=True)
+    lr: tuple[float, ...] | None = setting(None, doc="learning rate on features" + _BY, key=True)
     weight_decay: tuple[float, ...] | None = setting(None, doc="decoupled weight decay" + _BY, key=True)
     schedule: tuple[str, ...] = setting(
         (defaults.SCHEDULE,), doc="learning rate by step, ending at 0", key=True, choices=SCHEDULES
@@ -75,6 +71,8 @@ class Config:
         None, doc="scaling of features, learned on the training rows only" + _BY, key=True, choices=SCALES
     )
     q: tuple[float, ...] = setting((defaults.Q,), doc="power of the GCE loss, in (0, 1]", key=True)
+    elr_beta: tuple[float, ...] = setting((defaults.ELR_BETA,), doc="elr: memory of the targets, in [0, 1)", key=True)
+    elr_lambda: tuple[float, ...] = setting((defaults.ELR_LAMBDA,), doc="elr: weight of the regulariser", key=True)
     solver: tuple[str, ...] = setting(
         ("adamw",), doc="lp: AdamW, or logistic regression solved by L-BFGS (scikit-learn's)", key=True, choices=SOLVERS
     )
@@ -115,17 +113,52 @@ class Config:
         None, doc="mlp, nmtune: batch normalisation before the activation" + _BY, key=True
     )
     residual: bool | None = setting(None, doc="mlp, nmtune: Z = s * MLP(F) + F, s learned" + _BY, key=True)
-    probe_epochs: tuple[int, ...] | None = setting(None, doc="turn: epochs of the probe" + _BY, key=True)
+    use_views: bool = setting(
+        False, doc="lp, mlp, nmtune: train on two augmented views of each row (extract --views)", key=True
+    )
+    warmup: tuple[float, ...] = setting(
+        (defaults.WARMUP,), doc="dividemix, unicon: share of the epochs that is warm-up", key=True
+    )
+    ramp: tuple[float, ...] = setting(
+        (defaults.RAMP,), doc="dividemix, unicon: share of the others over which --lambda-u sets in", key=True
+    )
+    p_threshold: tuple[float, ...] = setting(
+        (defaults.P_THRESHOLD,), doc="dividemix: posterior above which a sample counts as labelled", key=True
+    )
+    lambda_u: tuple[float, ...] | None = setting(
+        None, doc="dividemix, unicon: weight of the unlabelled loss; unset: by method and type of noise", key=True
+    )
+    sharpen: tuple[float, ...] = setting(
+        (defaults.SHARPEN,), doc="dividemix, unicon: temperature of refined and guessed labels", key=True
+    )
+    mixup: tuple[float, ...] = setting(
+        (defaults.MIXUP,), doc="dividemix, unicon: alpha of mixup's Beta distribution", key=True
+    )
+    warmup_penalty: tuple[str, ...] = setting(
+        ("auto",),
+        doc="dividemix, unicon: negative entropy in the warm-up; auto: under asymmetric noise",
+        key=True,
+        choices=PENALTIES,
+    )
+    optimizer: tuple[str, ...] | None = setting(
+        None, doc="dividemix, unicon: optimiser" + _BY, key=True, choices=OPTIMIZERS
+    )
+    probe_epochs: tuple[int, ...] | None = setting(None, doc="turn, and --cleanse: epochs of the probe" + _BY, key=True)
     probe_loss: tuple[str, ...] = setting(
-        (defaults.PROBE_LOSS,), doc="turn: loss of the probe", key=True, choices=LOSSES
+        (defaults.PROBE_LOSS,), doc="turn, and --cleanse: loss of the probe", key=True, choices=LOSSES
     )
-    probe_lr: tuple[float, ...] | None = setting(None, doc="turn: learning rate of the probe" + _BY, key=True)
-    probe_weight_decay: tuple[float, ...] | None = setting(None, doc="turn: decay of the probe" + _BY, key=True)
+    probe_lr: tuple[float, ...] | None = setting(None, doc="turn, --cleanse: rate of the probe" + _BY, key=True)
+    probe_weight_decay: tuple[float, ...] | None = setting(
+        None, doc="turn, --cleanse: decay of the probe" + _BY, key=True
+    )
     tau: tuple[float, ...] = setting(
-        (defaults.TAU,), doc="turn: posterior above which a sample counts as clean", key=True
+        (defaults.TAU,), doc="turn, and --cleanse: posterior above which a sample counts as clean", key=True
     )
-    cleanse: tuple[str, ...] = setting(
-        (defaults.CLEANSE,), doc="turn: cleanse never, once or before each epoch", key=True, choices=CLEANSE
+    cleanse: tuple[str, ...] | None = setting(
+        None,
+        doc="turn, lp, mlp, nmtune: cleanse never, once or before each epoch; unset: turn each, others none",
+        key=True,
+        choices=CLEANSE,
     )
     fft_epochs: tuple[int, ...] | None = setting(None, doc="turn, fft, lora: epochs of fine-tuning" + _BY, key=True)
     fft_lr: tuple[float, ...] | None = setting(
@@ -157,8 +190,6 @@ class Config:
         key=True,
         choices=AUGMENT,
     )
-    elr_beta: tuple[float, ...] = setting((defaults.ELR_BETA,), doc="elr: memory of the targets, in [0, 1)", key=True)
-    elr_lambda: tuple[float, ...] = setting((defaults.ELR_LAMBDA,), doc="elr: weight of the regulariser", key=True)
     lora_rank: tuple[int, ...] = setting((defaults.LORA_RANK,), doc="lora: rank of the adapters", key=True)
     lora_alpha: tuple[int, ...] = setting(
         (defaults.LORA_ALPHA,), doc="lora: adapters are scaled by alpha / rank", key=True

@@ -15,6 +15,7 @@ from nmtool.tune import subset
 from nmtool.tune.material import Bench, Material
 from nmtool.tune.plan import Run
 from nmtool.tune.scale import Scaling, learn
+from nmtool.tune.views import pair_of
 
 
 class Feed:
@@ -27,7 +28,10 @@ class Feed:
         y: int64 [L, N] labels by overlay.
         scalings: the U scalings.
         view: which view each head has, K numbers below U.
+        copies: how often a row stands in its batch.
     """
+
+    copies = 1
 
     def __init__(self, runs: Sequence[Run], material: Material, bench: Bench) -> None:
         self._X, self._device = material.X, bench.device
@@ -44,9 +48,12 @@ class Feed:
                 rows, held = subset.hold_out(y, rows, seed, holdout)
                 self._held.append(held)
             self._rows.append(rows)
+        self._now: Sequence[Int] = self._rows
         self.n = len(self._rows[0])
         self.y = bench.tensor(np.stack([o.y for o in material.overlays]))
-        self._overlay = torch.tensor([r.labels for r in runs], device=bench.device)[:, None]
+        self._labels = self.y.flatten()
+        # where a head's labels begin in them
+        self._overlay = torch.tensor([r.labels for r in runs], device=bench.device)[:, None] * self.y.shape[1]
         self._of_head = torch.tensor(self.view, device=bench.device)
         kind = runs[0].probe.scale
         self.scalings = [learn(kind, material.X, bench.tensor(rows)) for rows in self._rows]
@@ -69,19 +76,25 @@ class Feed:
         """int64 [U, h]: the rows that a search holds out."""
         return torch.from_numpy(np.stack(self._held)).to(self._device)
 
+    def choose(self, rows: Int) -> None:
+        """From now on epochs have these rows instead of all; for a feed of one view."""
+        self._now, self.n = [rows], len(rows)
+
     def order(self, epoch: int) -> Tensor:
         """int64 [U, n]: the rows of an epoch in their order."""
-        pairs = zip(self._rows, self._seeds, strict=True)
+        pairs = zip(self._now, self._seeds, strict=True)
         return torch.from_numpy(np.stack([subset.order(r, s, epoch) for r, s in pairs])).to(self._device)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Features [K or 1, B, D] and labels [K, B] of the rows [U, B] of one step."""
-        labels = self.y[self._overlay, self.of_heads(rows)]
-        return self._spread(self._scaling(self._X[rows])), labels
+        # one flat index each: three times as fast as indexing by rows [U, B]
+        x = self._X.index_select(0, rows.flatten()).view(*rows.shape, -1)
+        labels = self._labels.take(self.of_heads(rows) + self._overlay)
+        return self._spread(self._scaling(x)), labels
 
     def of_heads(self, rows: Tensor) -> Tensor:
         """The rows [K, B] of each head, of the rows [U, B] of one step."""
-        return rows[self._of_head]
+        return rows if self._one_to_one else rows[self._of_head]
 
     def scaled(self, x: Tensor) -> Tensor:
         """Features [B, D] as each head sees them: [K or 1, B, D]."""
@@ -89,6 +102,33 @@ class Feed:
 
     def _spread(self, x: Tensor) -> Tensor:
         return x if x.shape[0] == 1 or self._one_to_one else x[self._of_head]
+
+
+class ViewFeed(Feed):
+    """Batches of two augmented views of each row: all first views, then all second ones, in the same order.
+
+    Where there are more than two views, they take turns from epoch to epoch.
+    """
+
+    copies = 2
+
+    def __init__(self, runs: Sequence[Run], material: Material, bench: Bench) -> None:
+        super().__init__(runs, material, bench)
+        assert material.views is not None
+        self._views = material.views.X
+        self._labels_of = torch.tensor([r.labels for r in runs], device=bench.device)[:, None]
+        self._pair = pair_of(0, self._views.shape[1])
+
+    def order(self, epoch: int) -> Tensor:
+        """As of ``Feed``."""
+        self._pair = pair_of(epoch, self._views.shape[1])
+        return super().order(epoch)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Views [K or 1, 2 B, D] and labels [K, 2 B] of the rows [U, B] of one step."""
+        x = torch.cat([self._views[rows, view] for view in self._pair], 1)
+        labels = self.y[self._labels_of, self.of_heads(rows)]
+        return self._spread(self._scaling(x)), labels.repeat(1, 2)
 
 
 def _together(scalings: Sequence[Scaling]) -> Scaling:

@@ -8,7 +8,7 @@ may add in another order than single ones). It refuses to go on, or to leave any
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from nmtool.artifact.format import canonical, sha256
 from nmtool.errors import DivergedError
 from nmtool.tune import evaluate
-from nmtool.tune.feed import Feed
+from nmtool.tune.feed import Feed, ViewFeed
 from nmtool.tune.heads import LinearHeads
 from nmtool.tune.loss import ClassLoss, class_loss
 from nmtool.tune.material import Bench, Material
@@ -67,24 +67,29 @@ def fit(
     terms: Terms | None = None,
     *,
     keep_last: bool = False,
+    feed: Feed | None = None,
+    before: Callable[[int, LinearHeads], None] | None = None,
+    tag: str = "",
 ) -> Trained:
     """Train a stack; a checkpoint at the end of an epoch now and then, from which a killed run goes on.
 
     With ``keep_last`` there is one after the last epoch, too, for methods that go on from here. Runs that hold rows out
     are candidates of a search: the test split is not looked at, and a head that diverges is left to its fate.
+    ``feed`` has the rows where a method chose some; ``before`` is called with each epoch, counted from 0, and the heads
+    as they are; ``tag`` tells two stacks of the same runs apart.
 
     Raises:
         DivergedError: a loss is not finite; names the term, the epoch, the step and the head.
     """
     probe = runs[0].probe
-    feed = Feed(runs, material, bench)
+    feed = feed_of(runs, material, bench) if feed is None else feed
     heads = model(runs, material.X.shape[1], len(material.classes), bench.device)
-    loss = class_loss(runs)
+    loss = class_loss(runs, len(material.X), len(material.classes))
     steps = -(-feed.n // probe.batch_size)
     adamw = StackAdamW(heads.parameters, runs, steps * probe.epochs)
     # all indices: a stack may be cut otherwise on another device
     which = sha256(canonical([run.index for run in runs]))[7:23]
-    name = f"stack-{which}.safetensors"
+    name = f"stack-{tag}{which}.safetensors"
     epochs = _restore(bench.kept(name), heads, adamw, loss) or [[] for _ in runs]
     bench.advance(len(runs) * len(epochs[0]))
     candidates = runs[0].holdout > 0
@@ -92,6 +97,8 @@ def fit(
     truth = bench.tensor(target.y)
     last = time.monotonic()
     for epoch in range(len(epochs[0]), probe.epochs):
+        if before is not None:
+            before(epoch, heads)
         rows = _epoch(heads, adamw, feed, loss, terms, runs, epoch)
         accuracies = None if candidates else evaluate.correct(heads, feed, target.X, truth)
         for k, row in enumerate(rows):
@@ -105,6 +112,11 @@ def fit(
     if keep_last and adamw.stepped:
         bench.keep(name, _state(heads, adamw, loss, epochs))
     return Trained(heads=heads, feed=feed, epochs=epochs)
+
+
+def feed_of(runs: Sequence[Run], material: Material, bench: Bench) -> Feed:
+    """The rows of a stack: their features, or two augmented views of each."""
+    return (ViewFeed if runs[0].views else Feed)(runs, material, bench)
 
 
 def _epoch(
@@ -145,7 +157,7 @@ def _epoch(
         _check_losses(values, names, runs, epoch)
     sizes = torch.tensor([min(size, feed.n - s) for s in range(0, feed.n, size)], dtype=torch.float64)
     means = (values.double() * sizes[:, None, None]).sum(0) / feed.n
-    accuracy = hits.double().cpu() / feed.n
+    accuracy = hits.double().cpu() / (feed.n * feed.copies)
     return [
         {
             "epoch": epoch + 1,

@@ -15,12 +15,14 @@ from nmtool.artifact.open import Artifact, open_artifact
 from nmtool.artifact.typed import (
     CLASSES,
     STORE,
+    VIEWS,
     choose_split,
     feature_splits,
     open_features,
     read_classes,
 )
 from nmtool.errors import DataError, InputMissingError, UsageError
+from nmtool.tune.axes import ON_ROWS
 from nmtool.tune.config import Config
 from nmtool.tune.method import method_named
 
@@ -53,6 +55,14 @@ class Source:
         """The encoder's record in the recipe; empty for features that came ready made."""
         body = self.artifact.manifest.recipe.get("config", {}).get("encoder")
         return body if isinstance(body, dict) and body.get("family") != "none" else {}
+
+    @property
+    def views(self) -> str:
+        """The policy of the split's augmented views; empty where it has none."""
+        if not self.artifact.has(f"{STORE}/{self.split}/{VIEWS}/zarr.json"):
+            return ""
+        body = self.artifact.manifest.recipe.get("config", {}).get("views")
+        return str(body.get("augment", "weak")) if isinstance(body, dict) else "weak"
 
     @property
     def digest(self) -> str:
@@ -108,6 +118,8 @@ def resolve(config: Config) -> Inputs:
         _check_fits(source, train)
     for method in config.method:
         _check_needs(method, train, ood)
+    if config.use_views and set(config.method) & set(ON_ROWS):
+        _check_views(train)
     labels = tuple((_labels(path), path) for path in config.labels)
     if len({a.manifest.content for a, _ in labels}) < len(labels):
         raise UsageError("--labels names the same labels twice", "each artifact once")
@@ -180,6 +192,15 @@ def _dim(source: Source) -> int:
 
 def _name(source: Source) -> str:
     return f"{source.encoder.get('arch', '?')}, weights {str(source.encoder.get('weights', '?'))[:19]}"
+
+
+def _check_views(train: Source) -> None:
+    if not train.views or array_shape(train.artifact, STORE, f"{train.split}/{VIEWS}")[0][1] < 2:
+        raise UsageError(
+            f"--use-views on {train.shown}, whose split {train.split} has no two views of a row",
+            "features with two augmented views or more",
+            "extract --views 2",
+        )
 
 
 def _check_needs(name: str, train: Source, ood: list[Source]) -> None:

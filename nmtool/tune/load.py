@@ -9,20 +9,25 @@ import numpy as np
 import torch
 
 from nmtool.artifact.stage import Reporter
-from nmtool.artifact.typed import join_labels, read_features, read_labels
+from nmtool.artifact.typed import join_labels, read_features, read_labels, read_views, usable_rows
 from nmtool.errors import DataError
 from nmtool.records import Bool, FeatureTable, Int
 from nmtool.tune.inputs import Inputs, Source
-from nmtool.tune.material import Material, Overlay, Target
+from nmtool.tune.material import Material, Overlay, Target, Views
 
 if TYPE_CHECKING:
     from nmtool.tune.pictures import Pictures
 
 
 def load(
-    inputs: Inputs, device: torch.device, report: Reporter, pictures: Callable[[], Pictures] | None = None
+    inputs: Inputs,
+    device: torch.device,
+    report: Reporter,
+    pictures: Callable[[], Pictures] | None = None,
+    *,
+    views: bool = False,
 ) -> Material:
-    """Read all splits into memory, on ``device``, in float32.
+    """Read all splits into memory, on ``device``, in float32; augmented views only where asked, and where there are.
 
     Rows without features (``ok`` false) or without a label take no part and are counted.
 
@@ -31,7 +36,7 @@ def load(
             judge; labels of another dataset.
     """
     table = read_features(inputs.train.artifact, inputs.train.split, inputs.train.shown)
-    usable = _usable(table, "training", report)
+    usable = usable_rows(table, "training", report)
     overlays = _overlays(inputs, table, usable)
     for overlay in overlays:
         present = np.unique(overlay.y[overlay.y >= 0])
@@ -54,33 +59,20 @@ def load(
         classes=inputs.train.classes,
         targets=targets,
         pictures=pictures,
+        views=_views(inputs.train, table.ok, device) if views and inputs.train.views else None,
     )
+
+
+def _views(source: Source, keep: Bool, device: torch.device) -> Views:
+    array = read_views(source.artifact, source.split).astype(np.float32)
+    array[~keep] = 0.0
+    return Views(X=torch.from_numpy(array).to(device), augment=source.views)
 
 
 def _resident(table: FeatureTable, keep: Bool, device: torch.device) -> torch.Tensor:
     features = table.features.astype(np.float32)
     features[~keep] = 0.0
     return torch.from_numpy(features).to(device)
-
-
-def _usable(table: FeatureTable, what: str, report: Reporter) -> Bool:
-    """bool [N]: encoded and labelled. Unmarked rows must be finite."""
-    bad = np.flatnonzero(table.ok & ~np.isfinite(table.features).all(axis=1))
-    if bad.size:
-        raise DataError(
-            f"{bad.size} rows of split {table.split} of {table.source} are not finite "
-            f"(first: {table.ids[int(bad[0])]!r})",
-            "finite features, or rows marked as skipped",
-            "extract again with --on-error skip, or with --dtype float32",
-        )
-    usable: Bool = table.ok & (table.labels.values >= 0)
-    if not usable.all():
-        skipped, unlabelled = int(np.sum(~table.ok)), int(np.sum(table.ok & (table.labels.values < 0)))
-        report.warning(
-            f"{what} split {table.split} of {table.source}: {skipped} rows without features and {unlabelled} without "
-            f"a label of {len(usable)} are left out"
-        )
-    return usable
 
 
 def _overlays(inputs: Inputs, table: FeatureTable, usable: Bool) -> tuple[Overlay, ...]:
@@ -94,14 +86,25 @@ def _overlays(inputs: Inputs, table: FeatureTable, usable: Bool) -> tuple[Overla
         y = np.where(usable, joined.values, -1).astype(np.int64)
         used = y >= 0
         ratio = float(np.mean(y[used] != clean[used])) if used.any() else 0.0
-        overlays.append(Overlay(name=f"labels-{artifact.manifest.content[7:19]}", shown=shown, y=y, ratio=ratio))
+        name, told = f"labels-{artifact.manifest.content[7:19]}", artifact.manifest.summary
+        asked = told.get("ratio_requested")
+        overlays.append(
+            Overlay(
+                name=name,
+                shown=shown,
+                y=y,
+                ratio=ratio,
+                type=str(told.get("type", "")),
+                requested=float(asked) if isinstance(asked, (int, float)) else None,
+            )
+        )
     return tuple(overlays)
 
 
 def _target(source: Source, role: str, classes: tuple[str, ...], device: torch.device, report: Reporter) -> Target:
     """One evaluation split, its classes joined by name; rows of a class that training does not know are left out."""
     table = read_features(source.artifact, source.split, source.shown)
-    usable = _usable(table, "evaluation", report)
+    usable = usable_rows(table, "evaluation", report)
     known = {name: number for number, name in enumerate(classes)}
     lookup = np.array([known.get(name, -1) for name in source.classes], dtype=np.int64)
     y: Int = np.where(usable, lookup[table.labels.values], -1)

@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from nmtool.numerics import losses
-from nmtool.tune.plan import Run
+from nmtool.tune.plan import Early, Run
 
 
 class ClassLoss(Protocol):
@@ -47,7 +47,39 @@ class _Stateless:
         del state
 
 
-def class_loss(runs: Sequence[Run]) -> ClassLoss:
-    """The loss that a stack of runs trains with; they agree in it, as in all of their ``stack_key``."""
+class _Early:
+    """ELR: a target for each training row and head, which the loss moves before it uses it."""
+
+    name = "elr"
+
+    def __init__(self, early: Early, heads: int, rows: int, classes: int) -> None:
+        self._loss = losses.EarlyLearning(rows, classes, beta=early.elr_beta, lam=early.elr_lambda, heads=heads)
+
+    def __call__(self, logits: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        return self._loss(logits, y, rows)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"target": self._loss.target}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self._loss.target = state["target"].clone()
+
+
+def bytes_per_head(run: Run, rows: int, classes: int) -> int:
+    """What the loss of one head remembers."""
+    return 4 * rows * classes if run.probe.loss == "elr" else 0
+
+
+def class_loss(runs: Sequence[Run], rows: int, classes: int) -> ClassLoss:
+    """The loss that a stack of runs trains with; they agree in it, as in all of their ``stack_key``.
+
+    Args:
+        runs: the stack.
+        rows: of the training split, in use or not.
+        classes: number of classes.
+    """
     probe = runs[0].probe
+    if probe.loss == "elr":
+        assert runs[0].early is not None
+        return _Early(runs[0].early, len(runs), rows, classes)
     return _Stateless(probe.loss, probe.q)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nmtool.tune import lbfgs
+from nmtool.tune import cleansed, lbfgs
 from nmtool.tune.fit import Trained, judge
 from nmtool.tune.fit import fit as fit_stack
 from nmtool.tune.heads import LinearHeads
@@ -20,4 +20,6 @@ def fit(runs: tuple[Run, ...], material: Material, bench: Bench) -> Trained:
 
 def tune(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcome]:
     """Train linear probes, and judge them on every split."""
+    if runs[0].cleansing is not None:
+        return cleansed.tune(LinearHeads, lambda _: None, runs, material, bench)
     return judge(runs, fit(runs, material, bench), material, bench)

@@ -51,12 +51,29 @@ class Overlay:
         shown: its path as the user gave it.
         y: int64 [N]: label of each training row, -1 where the row takes no part.
         ratio: share of the rows in use whose label is not the clean one; None where no clean label is known.
+        type: of noise, as the labels artifact says; empty where it does not.
+        requested: the share that was asked for, as it says; else None.
     """
 
     name: str
     shown: str
     y: Int
     ratio: float | None
+    type: str = ""
+    requested: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Views:
+    """Augmented views of the training rows.
+
+    Attributes:
+        X: float32 [N, V, D] on the bench's device; rows not in use are zero.
+        augment: ``weak`` or ``strong``.
+    """
+
+    X: torch.Tensor
+    augment: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +88,7 @@ class Material:
         classes: class names.
         targets: the first is the in-domain one.
         pictures: opens the images and the backbone, for methods that need them; does nothing until called.
+        views: of the training rows, where a method wants them and the features have them.
     """
 
     X: torch.Tensor
@@ -80,6 +98,7 @@ class Material:
     classes: tuple[str, ...]
     targets: tuple[Target, ...]
     pictures: Callable[[], Pictures] | None = None
+    views: Views | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

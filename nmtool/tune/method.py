@@ -83,6 +83,27 @@ _TABLE = (
         doc="linear probe",
     ),
     Method(
+        name="elr",
+        needs=_FEATURES,
+        function="nmtool.tune.lp:tune",
+        fit="nmtool.tune.lp:fit",
+        doc="linear probe with early-learning regularisation: targets that remember what it said (Liu et al. 2020)",
+    ),
+    Method(
+        name="dividemix",
+        needs=_FEATURES,
+        function="nmtool.tune.dividemix:tune",
+        fit="nmtool.tune.dividemix:fit",
+        doc="two linear heads that divide the rows for each other and guess labels (Li et al. 2020)",
+    ),
+    Method(
+        name="unicon",
+        needs=_FEATURES,
+        function="nmtool.tune.unicon:tune",
+        fit="nmtool.tune.unicon:fit",
+        doc="dividemix that selects equally many rows of each class (Karim et al. 2022)",
+    ),
+    Method(
         name="mlp",
         needs=_FEATURES,
         function="nmtool.tune.mlp:tune",

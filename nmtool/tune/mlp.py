@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nmtool.tune import cleansed
 from nmtool.tune.fit import Trained, judge
 from nmtool.tune.fit import fit as fit_stack
 from nmtool.tune.heads import LinearHeads, uniform
@@ -106,4 +107,6 @@ def fit(runs: tuple[Run, ...], material: Material, bench: Bench) -> Trained:
 
 def tune(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcome]:
     """Train MLPs with their classifiers as one stack, and judge them on every split."""
+    if runs[0].cleansing is not None:
+        return cleansed.tune(MlpHeads, lambda _: None, runs, material, bench)
     return judge(runs, fit(runs, material, bench), material, bench)

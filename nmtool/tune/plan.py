@@ -19,6 +19,7 @@ from nmtool.tune.axes import (
     NEIGHBOURS,
     PROBE,
     SEARCHED,
+    SEMI,
     SHAPE,
     TERMS,
     TURN,
@@ -28,6 +29,7 @@ from nmtool.tune.axes import (
     once,
 )
 from nmtool.tune.config import Config
+from nmtool.tune.defaults import PROBE_SCALE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,40 @@ class Neighbours:
     k: int
     knn_weights: str
     temperature: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Early:
+    """Early-learning regularisation: memory of the targets in [0, 1), and the regulariser's weight."""
+
+    elr_beta: float
+    elr_lambda: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Semi:
+    """What ``dividemix`` and ``unicon`` add: see ``semi``. ``p_threshold`` is DivideMix's alone.
+
+    ``lambda_u`` None and ``warmup_penalty`` auto are settled by the labels' type of noise.
+    """
+
+    warmup: float
+    ramp: float
+    lambda_u: float | None
+    sharpen: float
+    mixup: float
+    warmup_penalty: str
+    optimizer: str
+    p_threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleansing:
+    """Training on what TURN's mixtures call clean: when, above which posterior, after which linear probe."""
+
+    cleanse: str
+    tau: float
+    probe: Probe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +181,8 @@ class Run:
         logistic, neighbours: what ``lp --solver lbfgs`` and ``knn`` have instead of steps; else None.
         searched: the share that ``--search`` held out to find its rate and decay, or its C; 0: they were given.
         holdout: a candidate of a search: the share of its training rows that it is not trained but judged on.
+        early, semi, cleansing: what the loss ``elr``, ``dividemix`` and ``unicon``, and ``--cleanse`` add; else None.
+        views: train on two augmented views of each row.
         white_box: what fine-tuning has beside ``finetune``; None: nothing.
     """
 
@@ -162,6 +200,10 @@ class Run:
     neighbours: Neighbours | None = None
     searched: float = 0.0
     holdout: float = 0.0
+    early: Early | None = None
+    semi: Semi | None = None
+    cleansing: Cleansing | None = None
+    views: bool = False
     white_box: WhiteBox | None = None
 
     @property
@@ -189,7 +231,8 @@ class Run:
         p, t = self.probe, self.terms
         terms = None if t is None else (t.svd_topk, t.mse_reduce)
         probe = (p.loss, p.epochs, p.batch_size, p.schedule, p.scale, p.q)
-        return (self.method, self.solver, *probe, self.shape, terms, self.holdout)
+        added = (self.early, self.semi, self.cleansing, self.views)
+        return (self.method, self.solver, *probe, self.shape, terms, self.holdout, *added)
 
     def columns(self) -> dict[str, Any]:
         """Every setting of the run by name, None where its method has no such thing; for tables."""
@@ -202,6 +245,7 @@ class Run:
         probe = {k: getattr(p, k) for k in ("loss", "epochs", "lr", "weight_decay", "batch_size", "schedule")}
         row |= {f"probe_{k}": v if f is not None and self.probed else None for k, v in probe.items()}
         row |= {k: getattr(f, k, None) for k in ("tau", "cleanse", "augment", "optimizer")}
+        row |= self._added()
         row["fft_batch_norm"] = f.batch_norm if f is not None else None
         row |= {k: getattr(self.shape, k, None) for k in SHAPE}
         row |= {k: getattr(self.terms, k, None) for k in TERMS}
@@ -222,9 +266,23 @@ class Run:
             row |= dict.fromkeys(self.found())
         return row
 
+    def _added(self) -> dict[str, Any]:
+        """Columns of what came later, where the run has it: tables of other runs stay as they were."""
+        row: dict[str, Any] = {}
+        if self.early is not None:
+            row |= {"q": None, **_plain(self.early)}
+        if self.semi is not None:
+            row |= {"q": None, "loss": None, **_plain(self.semi)}
+        if self.cleansing is not None:
+            row |= {"tau": self.cleansing.tau, "cleanse": self.cleansing.cleanse}
+            row |= {f"probe_{k}": getattr(self.cleansing.probe, k) for k in PROBE if k not in ("q", "scale")}
+        if self.views:
+            row["use_views"] = True
+        return row
+
     def to_json(self) -> dict[str, Any]:
         """All of it, nested, as plain JSON; what came later and is not used is left out."""
-        late = ("logistic", "neighbours", "searched", "holdout", "white_box")
+        late = ("logistic", "neighbours", "searched", "holdout", "early", "semi", "cleansing", "views", "white_box")
         body = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
         return {k: v for k, v in body.items() if v or k not in late}
 
@@ -258,6 +316,9 @@ def from_json(body: Mapping[str, Any]) -> Run:
         "finetune": Finetune,
         "logistic": Logistic,
         "neighbours": Neighbours,
+        "early": Early,
+        "semi": Semi,
+        "cleansing": lambda probe, **v: Cleansing(probe=Probe(**probe), **v),
         "white_box": WhiteBox,
     }
     return Run(**{k: parts[k](**v) if k in parts and v is not None else v for k, v in body.items()})
@@ -362,7 +423,18 @@ def _parts(method: str, v: dict[str, Any]) -> dict[str, Any]:
             "finetune": Finetune(**tuned, loss=v["loss"], cleanse="none", tau=0.0),
             "white_box": _white_box(v),
         }
-    parts: dict[str, Any] = {"probe": Probe(**{k: v[k] for k in PROBE})}
+    # a loss that has no q is not told apart by it
+    parts: dict[str, Any] = {"probe": Probe(**{k: v[k] for k in PROBE if k != "q"}, q=v.get("q", 0.0))}
+    if "elr_beta" in v:
+        parts["early"] = Early(**{k: v[k] for k in EARLY})
+    if "warmup" in v:
+        parts["semi"] = Semi(**{k: v[k] for k in (*SEMI, "p_threshold") if k in v})
+    if "cleanse" in v:
+        probe = {k: v[f"probe_{k}"] for k in ("loss", "epochs", "lr", "weight_decay", "q")}
+        shared = {"batch_size": v["batch_size"], "schedule": v["schedule"], "scale": PROBE_SCALE}
+        parts["cleansing"] = Cleansing(cleanse=v["cleanse"], tau=v["tau"], probe=Probe(**probe, **shared))
+    if "use_views" in v:
+        parts["views"] = True
     if method in ("mlp", "nmtune"):
         parts["shape"] = Shape(**{k: v[k] for k in SHAPE})
     if method == "nmtune":

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nmtool.tune.crew import Crew
 
 # Raised whenever the same recipe would give other numbers than before.
-EPOCH = 3
+EPOCH = 4
 _MOST_RUNS = 10_000
 
 

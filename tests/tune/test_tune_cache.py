@@ -80,6 +80,8 @@ def test_a_cached_call_imports_nothing_heavy(pixels: Given, store: Path) -> None
         ({"train": "test", "test": "train"}, False),
         ({"spectra": False}, False),
         ({"k": (3,), "C": (7.0,), "search_holdout": 0.5}, True),
+        ({"elr_beta": (0.5,), "lambda_u": (3.0,), "warmup": (0.5,), "cleanse": ("none",), "probe_lr": (0.1,)}, True),
+        ({"cleanse": ("once",)}, False),
         ({"solver": ("lbfgs",)}, False),
     ],
 )
@@ -110,6 +112,15 @@ def test_a_killed_search_ends_with_the_same_content(pixels: Given, tmp_path: Pat
     """Killed within its search, and again after it."""
     settings = '{"method": ["lp", "mlp"], "epochs": [3], "lr": [0.01, 0.001], "width": [1], "search": true}'
     end_alike(pixels, tmp_path, settings, kills=(2, 5))
+
+
+def test_killed_rivals_end_with_the_same_content(pixels: Given, tmp_path: Path) -> None:
+    """Targets of ELR, pairs of heads and rounds of a cleansing go on where they were."""
+    settings = (
+        '{"method": ["lp", "dividemix", "unicon"], "loss": ["elr"], "epochs": [4], "seeds": [0, 1], '
+        '"cleanse": ["none", "each"], "probe_epochs": [3], "optimizer": ["sgd"]}'
+    )
+    end_alike(pixels, tmp_path, settings, kills=(2, 12, 13))
 
 
 def end_alike(pixels: Given, tmp_path: Path, settings: str, kills: tuple[int, ...] = (1, 3)) -> None:

@@ -34,9 +34,14 @@ def digit_splits(train: int = 500, test: int = 400) -> dict[str, tuple[Any, Any]
 
 
 def write_features(
-    store: Path, splits: Splits, classes: Sequence[str] = NAMES, bad: Mapping[str, Sequence[int]] | None = None
+    store: Path,
+    splits: Splits,
+    classes: Sequence[str] = NAMES,
+    bad: Mapping[str, Sequence[int]] | None = None,
+    views: Any = None,
+    augment: str = "weak",
 ) -> ArtifactRef:
-    """A features artifact as ``extract`` lays it out; ``bad`` rows are marked and NaN."""
+    """A features artifact as ``extract`` lays it out; ``bad`` rows are marked and NaN; ``views`` [n, K, D] of train."""
 
     def build(staging: Staging) -> Mapping[str, object]:
         table: dict[str, list[Any]] = {name: [] for name in ("row", "sample", "split", "label", "ok", "error")}
@@ -50,6 +55,11 @@ def write_features(
                 for chunk in range(writer.chunks):
                     start, stop = writer.bounds(chunk)
                     writer.write(chunk, array[start:stop])
+            if views is not None and split == "train":
+                writer = ArrayWriter(staging, "features.zarr", "train/views", views.shape, views.dtype, 256)
+                for chunk in range(writer.chunks):
+                    start, stop = writer.bounds(chunk)
+                    writer.write(chunk, views[start:stop])
             table["row"] += range(len(X))
             table["sample"] += [f"{split}/{i:05d}" for i in range(len(X))]
             table["split"] += [split] * len(X)
@@ -65,7 +75,12 @@ def write_features(
         stage="extract",
         kind="features",
         epoch=1,
-        config={"splits": contents, "classes": list(classes), "bad": canonical(bad or {}).decode()},
+        config={
+            "splits": contents,
+            "classes": list(classes),
+            "bad": canonical(bad or {}).decode(),
+            **({} if views is None else {"views": {"augment": augment, "content": sha256(views.tobytes())}}),
+        },
         inputs=(),
     )
     return produce(Session(store=store), recipe, name="pixels", config={}, build=build)
