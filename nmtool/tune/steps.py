@@ -92,7 +92,8 @@ class Steps:
         for at in range(self.step, len(parts)):
             self._one(shots, parts[at], noisy, number, at, len(parts), 2 if lonely else 1)
             self.step = at + 1
-            if self.net.device.type == "cpu" or len(self._unread) >= _LOOK_EVERY:
+            # several ranks look together: a checkpoint, which is rank 0's alone, must find nothing unread
+            if self.net.device.type == "cpu" or self.crew.world > 1 or len(self._unread) >= _LOOK_EVERY:
                 self._look(number)
             if self.step < len(parts):
                 between()

@@ -260,7 +260,6 @@ def test_killed_within_an_epoch_it_ends_with_the_same_content(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"method": "lp", "loss": "elr"}, "--loss elr with --method lp"),
         ({"method": "fft", "accumulate": 2, "weight_cov": 0.1}, "--accumulate 2 with NMTune's terms"),
         ({"method": "fft", "accumulate": 65, "fft_batch_size": 64}, "at least one image a part"),
         ({"method": "fft", "amp": "fp16", "device": "cpu"}, "--amp fp16 on cpu"),
