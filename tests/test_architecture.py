@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "nmtool"
 FILES = sorted(PACKAGE.rglob("*.py"))
-ROOMS = {"inject_noise", "pretrain", "extract", "spectrum", "tune", "report"}
+ROOMS = {"inject_noise", "pretrain", "extract", "spectrum", "tune", "audit", "report"}
 SHARED = {"numerics", "data", "encoders", "artifact"}
 # Who may be imported by whom; records, errors and settings by everybody above them.
 BASE = {"errors", "records", "settings", "console", ""}

@@ -19,7 +19,7 @@ from nmtool.errors import CorruptError, DataError, NewerFormatError
 from nmtool.records import InputRef
 
 FORMAT = 1
-KINDS = ("labels", "backbone", "features", "spectrum", "heads", "report")
+KINDS = ("labels", "backbone", "features", "spectrum", "heads", "audit", "report")
 MANIFEST, TABLE, README = "manifest.json", "files.jsonl", "README.txt"
 
 # Caps before parsing: a damaged or hostile file must not cost memory (reliability T5).

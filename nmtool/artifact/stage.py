@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -17,7 +18,8 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +46,8 @@ from nmtool.records import ArtifactRef
 STAGING = ".nmtool-staging"
 # What the same recipe would run into again; anything else may pass, and the work is kept for it.
 _FINAL = (DataError, DivergedError, UsageError)
+# Folders that are made durable at once; each chunk of an array has one.
+_SEALING = 8
 # What a staging folder holds beside the artifact, in the order in which it goes.
 _PRIVATE = ("journal.jsonl", "recipe.json", "owner.json")
 
@@ -271,6 +275,7 @@ def _put(root: Path, path: str, *parts: bytes | bytearray | memoryview) -> tuple
         try:
             for part in parts:
                 _write_all(fd, part)
+            begin_write_back(fd)
             digest = sha256(*parts)
             os.fsync(fd)
         finally:
@@ -281,6 +286,28 @@ def _put(root: Path, path: str, *parts: bytes | bytearray | memoryview) -> tuple
             temporary.unlink()
         raise
     return digest, sum(len(part) for part in parts)
+
+
+def begin_write_back(fd: int) -> None:
+    """Have the kernel start to write a file to the disk while we do something else. fsync then waits for less.
+
+    Only a hint: nothing depends on it, and where the system has no such call nothing happens.
+    """
+    call = _sync_file_range()
+    if call is not None:
+        call(fd, 0, 0, 2)  # SYNC_FILE_RANGE_WRITE, the whole file
+
+
+@functools.cache
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    import ctypes
+
+    try:
+        call = ctypes.CDLL(None).sync_file_range
+    except (OSError, AttributeError):
+        return None
+    call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return call
 
 
 def fsync_folder(path: Path) -> None:
@@ -604,13 +631,20 @@ def _seal_folder(path: Path) -> None:
     Whoever is stopped in here leaves a sealed folder with an owner, or one that only lacks its rename: either is
     published as it is by the next run.
     """
-    for folder, _, files in os.walk(path):
-        for name in files:
-            file = Path(folder) / name
-            file.chmod(file.stat().st_mode & 0o555)
-        fsync_folder(Path(folder))
+    with ThreadPoolExecutor(_SEALING, thread_name_prefix="nmtool-seal") as pool:  # what waits is the disk
+        for _ in pool.map(_seal_files, [(Path(folder), files) for folder, _, files in os.walk(path)]):
+            pass
     _remove_private(path)
     # Nothing after this: without an owner the folder is whoever's comes first, and only the rename is left to do.
+
+
+def _seal_files(of: tuple[Path, Sequence[str]]) -> None:
+    """Make the files of one folder read-only and their names durable."""
+    folder, files = of
+    for name in files:
+        file = folder / name
+        file.chmod(file.stat().st_mode & 0o555)
+    fsync_folder(folder)
 
 
 def _remove_private(path: Path) -> None:

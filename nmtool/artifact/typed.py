@@ -14,9 +14,9 @@ import numpy as np
 from nmtool.artifact import arrays
 from nmtool.artifact.format import canonical
 from nmtool.artifact.open import Artifact, open_artifact
-from nmtool.artifact.stage import Staging
+from nmtool.artifact.stage import Reporter, Staging
 from nmtool.errors import CorruptError, DataError, InputMissingError
-from nmtool.records import FeatureTable, Int, Labels, NoisyLabels, TextColumn
+from nmtool.records import Bool, FeatureTable, Int, Labels, NoisyLabels, TextColumn
 
 STORE = "features.zarr"
 VIEWS = "views"
@@ -48,6 +48,29 @@ def parquet_bytes(columns: Mapping[str, Any]) -> bytes:
         for start in range(0, max(rows, 1), _GROUP):
             parts = [_part(values, start, min(start + _GROUP, rows)) for values in arrays.values()]
             writer.write_table(pa.table(parts, schema=schema), row_group_size=_GROUP)
+    return sink.getvalue()
+
+
+def csv_bytes(columns: Mapping[str, Any], order: Int) -> bytes:
+    """A CSV file (UTF-8, quoted where needed) of equally long columns, rows in this order.
+
+    Text that a spreadsheet would run as a formula gets an apostrophe before it.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.csv as pa_csv
+
+    rows = pa.array(order)
+    arrays = {name: v.to_arrow() if isinstance(v, TextColumn) else pa.array(v) for name, v in columns.items()}
+    for name, values in arrays.items():
+        taken = values.take(rows)
+        if pa.types.is_large_string(taken.type):
+            risky = pc.match_substring_regex(taken, r"^ *[=+\-@\t\r\n|]")
+            quoted = pc.binary_join_element_wise(pa.scalar("'", taken.type), taken, pa.scalar("", taken.type))
+            taken = pc.if_else(risky, quoted, taken)
+        arrays[name] = taken
+    sink = io.BytesIO()
+    pa_csv.write_csv(pa.table(arrays), sink)
     return sink.getvalue()
 
 
@@ -256,6 +279,30 @@ def read_features(artifact: Artifact, split: str, source: str = "") -> FeatureTa
         ok=np.asarray(samples["ok"])[rows],
         content=artifact.manifest.content,
     )
+
+
+def usable_rows(table: FeatureTable, what: str, report: Reporter) -> Bool:
+    """bool [N]: encoded and labelled; tells of the others.
+
+    Raises:
+        DataError: features that are not finite in rows marked good.
+    """
+    bad = np.flatnonzero(table.ok & ~np.isfinite(table.features).all(axis=1))
+    if bad.size:
+        raise DataError(
+            f"{bad.size} rows of split {table.split} of {table.source} are not finite "
+            f"(first: {table.ids[int(bad[0])]!r})",
+            "finite features, or rows marked as skipped",
+            "extract again with --on-error skip, or with --dtype float32",
+        )
+    usable: Bool = table.ok & (table.labels.values >= 0)
+    if not usable.all():
+        skipped, unlabelled = int(np.sum(~table.ok)), int(np.sum(table.ok & (table.labels.values < 0)))
+        report.warning(
+            f"{what} split {table.split} of {table.source}: {skipped} rows without features and {unlabelled} without "
+            f"a label of {len(usable)} are left out"
+        )
+    return usable
 
 
 def read_views(artifact: Artifact, split: str) -> Any:

@@ -43,6 +43,7 @@ STAGES = {
     "extract": ("extract", "Encode every sample once, to features kept on disk."),
     "spectrum": ("spectrum", "Singular values of features: SVE, LSVR and rank."),
     "tune": ("tune", "Train heads on features; turn: fine-tune on noisy labels."),
+    "audit": ("audit", "How probably each label is wrong, from features alone."),
     "report": ("report", "Tables and figures as one self-contained page."),
 }
 _PANEL = "In every stage"
@@ -79,8 +80,8 @@ def ranks_of(command: str) -> Ranks:
     if not all(word.isdigit() for word in words) or not os.environ.get("MASTER_ADDR"):
         return Ranks()
     rank, world, local, neighbours = map(int, words)
-    if world > 1 and command != "extract":
-        raise UsageError(f"{command} in {world} processes", "one process: extract alone is made for torchrun")
+    if world > 1 and command not in ("extract", "tune"):
+        raise UsageError(f"{command} in {world} processes", "one process: extract and tune are made for torchrun")
     return Ranks(rank=rank, world=world, local=local, neighbours=neighbours)
 
 

@@ -67,7 +67,7 @@ def predict(
     found = read_heads(heads)
     runs, skipped = without_turn(choose_runs(found, run), asked=run != "all")
     if skipped:
-        console.warning(f"{skipped} runs of method turn are left out: their heads belong to backbones of their own")
+        console.warning(f"{skipped} runs are left out: their heads belong to backbones that they fine-tuned")
     chosen = tuple(part.strip() for part in split.split(",")) if split else ()
     artifact, shown, named = _features(found, data, trained_on, chosen, store, data_root, device, workers, console)
     room.check_fits(found, artifact, shown)

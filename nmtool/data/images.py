@@ -15,12 +15,14 @@ Policy 1:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib
 import io
 import re
 import warnings
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -70,6 +72,37 @@ def decode(data: bytes, *, name: str = "image") -> npt.NDArray[np.uint8]:
         raise
 
 
+_jpeg: Callable[[bytes], npt.NDArray[np.uint8]] | None = None
+
+
+@contextlib.contextmanager
+def jpegs_by(decoder: Callable[[bytes], npt.NDArray[np.uint8]]) -> Iterator[None]:
+    """Have another decoder make the pixels of colour JPEG files meanwhile, in all threads.
+
+    Pillow still looks at each file first. What has no end marker, and what the decoder does not take, stays Pillow's.
+
+    Args:
+        decoder: of a whole file, RGB uint8 [H, W, 3], not turned.
+    """
+    global _jpeg
+    before, _jpeg = _jpeg, decoder
+    try:
+        yield
+    finally:
+        _jpeg = before
+
+
+def _elsewhere(image: Image.Image, data: bytes) -> Image.Image | None:
+    """The pixels by ``jpegs_by``; None where this file is Pillow's to decode."""
+    if _jpeg is None or image.format != "JPEG" or image.mode != "RGB" or not data.endswith(b"\xff\xd9"):
+        return None
+    try:
+        pixels = _jpeg(data)
+    except RuntimeError:  # as torch tells that it can't
+        return None
+    return _pillow().fromarray(pixels) if pixels.shape == (image.height, image.width, 3) else None
+
+
 def _decoded(data: bytes, name: str) -> npt.NDArray[np.uint8]:
     if len(data) > FILE_BYTES:
         raise BrokenSample(f"{name} has {len(data)} bytes", f"an image file of at most {FILE_BYTES}")
@@ -77,9 +110,12 @@ def _decoded(data: bytes, name: str) -> npt.NDArray[np.uint8]:
     try:
         with pillow.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.size, name)
-            image.load()  # in here, so that a truncated file can't pass as a whole one
             turn = _orientation(image)
-            rgb = _rgb(image, name)
+            rgb = _elsewhere(image, data)
+            if rgb is None:
+                image.load()  # in here, so that a truncated file can't pass as a whole one
+                turn = _orientation(image)
+                rgb = _rgb(image, name)
         return np.array(_upright(rgb, turn), dtype=np.uint8)
     except (BrokenSample, MemoryError):
         raise
@@ -167,3 +203,21 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 def _reason(error: Exception) -> str:
     """The decoder's words, the same on every run: they are kept beside the row."""
     return _ADDRESS.sub("0x…", str(error))[:200] or type(error).__name__
+
+
+def thumbnail(pixels: npt.NDArray[np.uint8], side: int) -> bytes:
+    """RGB uint8 [H, W, 3] as an image file of at most ``side`` pixels a side: PNG where it was as small, else JPEG.
+
+    Written anew from pixels: nothing of the file they came from is left in it. Never made larger.
+    """
+    pillow = _pillow()
+    image = pillow.fromarray(pixels)
+    small = max(image.size) <= side
+    if not small:
+        image.thumbnail((side, side), pillow.Resampling.BILINEAR)
+    sink = io.BytesIO()
+    if small:
+        image.save(sink, format="PNG", optimize=True)
+    else:
+        image.save(sink, format="JPEG", quality=80)
+    return sink.getvalue()

@@ -19,6 +19,7 @@ from nmtool.encoders.facts import check_arch, check_kwargs
 from nmtool.encoders.resolved import Resolved
 from nmtool.encoders.spec import Preprocessing
 from nmtool.encoders.tap import check_feature, full_name, pooled, reached, split_layer, stop_at
+from nmtool.encoders.timm_scale import SCALES, scaled
 from nmtool.errors import DataError, UsageError
 
 
@@ -49,12 +50,17 @@ def create(
     check_arch(arch)
     check_kwargs(kwargs)
     more: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    make = scaled(arch, kwargs)
+    if make is not None and weights:
+        raise UsageError(f"multipliers for the pretrained {arch}", "the widths it was trained with, or a weights file")
     if weights:
         more |= {"pretrained": True, "pretrained_cfg_overlay": {"file": weights, "custom_load": False}}
     # manual_seed of this generator alone: torch.manual_seed would move CUDA's state too, which is not forked here
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.default_generator.manual_seed(seed)
         try:
+            if make is not None:
+                return make(**{name: value for name, value in kwargs.items() if name not in SCALES}, **more)
             return timm.create_model(arch, **kwargs, **more)
         except (TypeError, AttributeError, ValueError, AssertionError) as error:
             raise UsageError(

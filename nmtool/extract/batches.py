@@ -33,6 +33,7 @@ class Job:
         workers: decoding threads, 0: as many as there are cores.
         model: the model as the user named it, for the summary.
         views: augmented views that are encoded beside each image, or None.
+        decode: who decodes JPEG files: ``cpu`` (Pillow), ``cuda``.
     """
 
     dtype: str
@@ -42,6 +43,7 @@ class Job:
     workers: int
     model: str
     views: Views | None = None
+    decode: str = "cpu"
 
     @property
     def stored_as(self) -> str:
@@ -56,6 +58,21 @@ class Clock:
     decode: float = 0.0
     encode: float = 0.0
     wait: float = 0.0
+
+
+def shares(seconds: float, decode_s: float, encode_s: float, blocked_s: float) -> dict[str, float]:
+    """Where the seconds of a run went; they add up to it.
+
+    Args:
+        seconds: from the first sample to the last.
+        decode_s, encode_s: of those, as the one who does the work saw it: on a CPU the mean of the threads, which do
+            both; else the main thread, which does one of them and waits for the other.
+        blocked_s: while the main thread waited for the disk; it counts as far as nobody worked meanwhile.
+    """
+    decode_s = min(decode_s, seconds)
+    encode_s = min(encode_s, seconds - decode_s)
+    write_s = min(blocked_s, seconds - decode_s - encode_s)
+    return {"decode": decode_s, "encode": encode_s, "write": write_s, "wait": seconds - decode_s - encode_s - write_s}
 
 
 def finished(

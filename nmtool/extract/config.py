@@ -34,6 +34,13 @@ class Config:
     on_error: str = setting(
         "fail", doc="a sample that can't be read: stop, or keep its row, marked", key=True, choices=("fail", "skip")
     )
+    # Keyed by the decoder's name and version, where it is not Pillow: so keys without it are what they were.
+    decode: str = setting(
+        "cpu",
+        doc="who decodes JPEG files: cpu (Pillow), or cuda (torchvision, where its pixels agree on the first images)",
+        key=False,
+        choices=("cpu", "cuda"),
+    )
     # Not keyed: it changes how a row comes to be there, not which features are asked for.
     retry_failed: bool = setting(
         False,

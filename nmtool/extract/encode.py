@@ -10,11 +10,11 @@ import torch
 
 from nmtool.artifact.stage import Reporter, Staging
 from nmtool.data.dataset import Dataset
-from nmtool.encoders.device import choose_device
+from nmtool.encoders.device import choose_device, thread_count
 from nmtool.encoders.encoder import ImageEncoder, load
 from nmtool.encoders.resolved import Resolved
 from nmtool.extract import images, texts
-from nmtool.extract.batches import NOT_FINITE, Clock, Job
+from nmtool.extract.batches import NOT_FINITE, Clock, Job, shares
 from nmtool.extract.ranks import Crew
 from nmtool.extract.write import Behind, SplitWriter, finish
 
@@ -58,7 +58,9 @@ def encode_splits(
     crew.end(staging, writers)
     if not crew.leads:
         return {}
+    encoded = time.perf_counter()
     counts = finish(staging, writers, dataset.classes)
+    behind.blocked_s += time.perf_counter() - encoded
     seconds = time.perf_counter() - began
     _warn(writers, cut, resolved, report)
     for split, count in cut.counts.items():
@@ -114,17 +116,22 @@ def _summary(
     device: torch.device,
     crew: Crew,
 ) -> dict[str, object]:
-    # on a GPU encoding runs beside decoding, and only what it waits for counts; on a CPU they share the threads
     spec = resolved.spec
-    prepared = "tokenizing" if spec.tower == "text" else "decoding"
-    decoding = clock.decode if device.type == "cpu" else clock.wait
-    spent = {prepared: decoding, "encoding": clock.encode, "writing": behind.blocked_s}
-    bottleneck = max(spent, key=lambda name: spent[name])
+    if spec.tower == "text":  # tokens are made here, encoded in threads
+        decode_s, encode_s = clock.decode, clock.wait
+    elif device.type == "cpu":  # each thread does both
+        threads = thread_count(job.workers)
+        decode_s, encode_s = clock.decode / threads, clock.encode / threads
+    else:  # decoded in threads, encoded here
+        decode_s, encode_s = clock.wait, clock.encode
+    spent = shares(seconds, decode_s, encode_s, behind.blocked_s)
+    verbs = {"decode": "tokenizing" if spec.tower == "text" else "decoding", "encode": "encoding", "write": "writing"}
+    bottleneck = verbs[max(verbs, key=lambda name: spent[name])]
     rate = rows / max(seconds, 1e-9)
     report.info(
-        f"encoded {rows} samples in {seconds:.1f} s ({rate:.0f} a second) on {device.type}; most of the work is"
-        f" {bottleneck}: {clock.decode:.1f} s {prepared} and {clock.encode:.1f} s encoding (summed over threads),"
-        f" {behind.write_s:.1f} s writing"
+        f"encoded {rows} samples in {seconds:.1f} s ({rate:.0f} a second) on {device.type}: "
+        + ", ".join(f"{spent[name]:.1f} s {verb}" for name, verb in verbs.items())
+        + f", {spent['wait']:.1f} s waiting for none of them; the bottleneck is {bottleneck}"
     )
     return {
         "model": job.model,
@@ -142,11 +149,6 @@ def _summary(
         **({"ranks": crew.world} if crew.world > 1 else {}),
         "batch_size": job.batch_size,
         "device": device.type,
-        "spent_s": {
-            "decode": round(clock.decode, 3),
-            "encode": round(clock.encode, 3),
-            "write": round(behind.write_s, 3),
-            "wait": round(clock.wait + behind.blocked_s, 3),
-        },
+        "spent_s": {name: round(value, 3) for name, value in spent.items()},
         "bottleneck": bottleneck,
     }

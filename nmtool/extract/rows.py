@@ -14,6 +14,7 @@ from nmtool.encoders.encoder import ImageEncoder, TextEncoder
 from nmtool.errors import UsageError
 from nmtool.extract.batches import Job, pool_of
 from nmtool.extract.images import decode, encode
+from nmtool.extract.jpeg import decoding
 from nmtool.extract.texts import NO_TOKENS, batches_of, encode_texts, texts_of
 
 Block = npt.NDArray[np.float32]
@@ -43,7 +44,7 @@ def _images(
     errors: dict[int, str] = {}
     contents: dict[int, str] = {}
     parts = []
-    with pool_of(thread_count(job.workers)) as pool:
+    with decoding(job.decode, dataset, [split], encoder.pixels), pool_of(thread_count(job.workers)) as pool:
         for at in range(0, len(rows), job.batch_size):
             some = rows[at : at + job.batch_size]
             decoded = list(pool.map(lambda row: decode(dataset, encoder.pixels, split, row, job.views), some))

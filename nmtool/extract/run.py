@@ -15,7 +15,7 @@ from nmtool.artifact.key import Recipe
 from nmtool.artifact.stage import Session, Staging, place_of, produce
 from nmtool.data.dataset import Dataset
 from nmtool.data.sources import open_dataset
-from nmtool.encoders.facts import parse_kwargs
+from nmtool.encoders.facts import parse_kwargs, versions
 from nmtool.encoders.resolve import resolve
 from nmtool.encoders.resolved import Resolved, Service
 from nmtool.encoders.spec import READY_MADE
@@ -68,6 +68,7 @@ def run(config: Config, session: Session) -> ArtifactRef:
             "splits": list(splits),
             # left out where there are none: so that older keys hold
             **({"views": views.to_json()} if views else {}),
+            **({"decode": decoder_named(config, resolved)} if config.decode != "cpu" else {}),
         },
         inputs=(data, resolved.input) if resolved else (data,),
     )
@@ -179,6 +180,13 @@ def chosen_views(config: Config, resolved: Resolved | None) -> Views | None:
     return Views(count=config.views, augment=config.augment, seed=config.view_seed)
 
 
+def decoder_named(config: Config, resolved: Resolved | None) -> dict[str, str]:
+    """What the key says of a JPEG decoder that is not Pillow; refuses one where no images are encoded here."""
+    if resolved is None or resolved.spec.tower != "image" or resolved.service is not None:
+        raise UsageError(f"--decode {config.decode} for what is no image", "images")
+    return {"jpeg": config.decode, "torchvision": versions(("torchvision",))["torchvision"]}
+
+
 def _origin(config: Config, kwargs: Mapping[str, object]) -> dict[str, object]:
     """What ``turn`` needs to read images and weights again, as it was given here."""
     overrides = {k: list(v) if isinstance(v, tuple) else v for k, v in config.overrides().items() if v is not None}
@@ -236,4 +244,5 @@ def job_of(config: Config, views: Views | None) -> Job:
         workers=config.workers,
         model=config.model,
         views=views,
+        decode=config.decode,
     )

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from nmtool.data.dataset import Dataset
-from nmtool.encoders.device import one_thread_each, thread_count
+from nmtool.encoders.device import keep_freed_memory, one_thread_each, thread_count
 from nmtool.encoders.encoder import TextEncoder, Tokens
 from nmtool.extract.batches import Clock, Job, finished, pool_of, waited
 from nmtool.extract.write import Chunk, SplitWriter
@@ -70,6 +70,8 @@ def encoded_chunks(
 
     # one thread feeds a GPU; on a CPU whole batches run beside each other, each in one thread
     threads = thread_count(job.workers) if device.type == "cpu" else 1
+    if device.type == "cpu":
+        keep_freed_memory()
     with one_thread_each(), pool_of(threads) as pool:
         flying: deque[Part] = deque()
         for writer in writers:

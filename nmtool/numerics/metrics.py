@@ -164,3 +164,62 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: 
     index = np.searchsorted(np.linspace(0.0, 1.0, bins + 1)[1:], level, side="left")
     gaps = np.bincount(index, weights=right - level, minlength=bins)
     return float(np.abs(gaps).sum() / level.size)
+
+
+def _found(scores: ArrayLike, wanted: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    values, truth = np.asarray(scores, dtype=np.float64), np.asarray(wanted)
+    if values.ndim != 1 or values.size == 0 or truth.shape != values.shape or truth.dtype != np.bool_:
+        raise DataError(f"scores of shape {values.shape}, truth of {truth.shape} {truth.dtype}", "[N] each, N above 0")
+    if np.isnan(values).any():
+        raise DataError("scores that are no numbers", "numbers")
+    return values, truth
+
+
+def area_under_roc(scores: ArrayLike, wanted: ArrayLike) -> float | None:
+    """Chance that what is wanted scores higher than what is not, ties counted half (Mann-Whitney).
+
+    Args:
+        scores: [N], higher: more likely wanted.
+        wanted: bool [N].
+
+    Returns:
+        in [0, 1]; None where all or none are wanted: there is nothing to compare.
+
+    Raises:
+        DataError: empty, of unequal length, not a number.
+    """
+    values, truth = _found(scores, wanted)
+    positives = int(truth.sum())
+    negatives = truth.size - positives
+    if not positives or not negatives:
+        return None
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2  # mean rank, from 1, of each distinct score
+    total = float(ranks[place][truth].sum())
+    return (total - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def average_precision(scores: ArrayLike, wanted: ArrayLike) -> float | None:
+    """Precision averaged over the recall steps of the distinct scores, as scikit-learn's; None where none is wanted.
+
+    Raises:
+        DataError: as :func:`area_under_roc`.
+    """
+    values, truth = _found(scores, wanted)
+    if not truth.any():
+        return None
+    order = np.argsort(-values, kind="stable")
+    hits = np.cumsum(truth[order])
+    last = np.append(np.flatnonzero(np.diff(values[order])), truth.size - 1)  # of equal scores
+    recall = hits[last] / hits[-1]
+    precision = hits[last] / (last + 1)
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+
+
+def precision_recall(chosen: ArrayLike, wanted: ArrayLike) -> tuple[float | None, float | None]:
+    """Share of the chosen that is wanted, and share of the wanted that is chosen; None for a share of nothing."""
+    mine, truth = np.asarray(chosen, dtype=np.bool_), np.asarray(wanted, dtype=np.bool_)
+    if mine.ndim != 1 or mine.shape != truth.shape:
+        raise DataError(f"choices of shape {mine.shape}, truth of {truth.shape}", "[N] each")
+    both, some, all_ = int((mine & truth).sum()), int(mine.sum()), int(truth.sum())
+    return (both / some if some else None), (both / all_ if all_ else None)

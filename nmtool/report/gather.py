@@ -142,6 +142,26 @@ class Cleansing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Audited:
+    """One audit: its summary, lines by class, matrix (of few classes), and the lines of its gallery in order.
+
+    Attributes:
+        name: the data, as a reader knows it.
+        missing: why the gallery has neither pictures nor texts; '' where it has.
+        top: columns of the table and of the gallery, a dict a sample.
+    """
+
+    content: str
+    name: str
+    summary: Mapping[str, Any]
+    classes: tuple[str, ...]
+    transition: Float | None
+    per_class: tuple[Mapping[str, Any], ...]
+    top: tuple[Mapping[str, Any], ...]
+    missing: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """All that a report is made of."""
 
@@ -152,6 +172,7 @@ class Evidence:
     draws: tuple[Draw, ...]
     backbones: tuple[Backbone, ...]
     cleansing: tuple[Cleansing, ...]
+    audits: tuple[Audited, ...]
 
 
 def gather(artifacts: tuple[Artifact, ...]) -> Evidence:
@@ -173,6 +194,7 @@ def gather(artifacts: tuple[Artifact, ...]) -> Evidence:
             for a in heads
             if a.has("cleansing.parquet")
         ),
+        audits=tuple(_audited(a) for a in by_kind.get("audit", [])),
     )
 
 
@@ -274,6 +296,34 @@ def _draw(artifact: Artifact) -> Draw:
         transition=transition,
         clean=labels.clean,
         noisy=labels.noisy,
+    )
+
+
+def _audited(artifact: Artifact) -> Audited:
+    where = f"{artifact.path}/data/audit.json"
+    body = artifact.json("audit.json")
+    if not isinstance(body, dict) or not isinstance(body.get("per_class"), list):
+        raise CorruptError(where, "an object with per_class")
+    classes = read_classes(artifact)
+    few = len(classes) <= MATRIX_CLASSES and artifact.has("transition.npy")
+    pictures = read_parquet(artifact, "gallery.parquet")
+    table = read_parquet(artifact, "audit.parquet")
+    at = {int(row): place for place, row in enumerate(table["row"])} if len(pictures["row"]) else {}
+    top = []
+    for n, row in enumerate(pictures["row"]):
+        line = {name: values[at[int(row)]] for name, values in table.items()}
+        top.append({**line, "picture": pictures["picture"][n], "text": pictures["text"][n]})
+    told = artifact.manifest.summary.get("gallery")
+    data = artifact.manifest.origin.get("data")
+    return Audited(
+        content=artifact.manifest.content,
+        name=short_name(str(data)) if data else "features",
+        summary=artifact.manifest.summary,
+        classes=classes,
+        transition=_array(artifact, "transition.npy") if few else None,
+        per_class=tuple(line for line in body["per_class"] if isinstance(line, dict)),
+        top=tuple(top),
+        missing=str(told.get("missing", "")) if isinstance(told, Mapping) else "",
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nmtool.report.audits import audits
 from nmtool.report.figures import LINES, Figure, Plot, Point, Series, figure
 from nmtool.report.gather import Backbone, Evidence, Singular
 from nmtool.report.lineage import short_name
@@ -24,6 +25,7 @@ def material(evidence: Evidence) -> list[Section]:
     sections = [
         _spectra(evidence.spectra),
         label_noise(evidence.draws),
+        audits(evidence.audits),
         _backbones(evidence.backbones),
         _provenance(evidence),
     ]

@@ -5,6 +5,7 @@ The page loads nothing, runs nothing, and says so to the browser (Content-Securi
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,5 +28,12 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> bytes:
     )
     # Drawings are rebuilt element by element from matplotlib's output (figures._plain_svg), which escaped their text.
     environment.filters["drawing"] = lambda panel: Markup(panel.svg)
+    environment.filters["data_uri"] = _data_uri
     template = environment.get_template("page.html.j2")
     return template.render(title=shown(title, 200), lead=shown(lead, 1000), sections=sections).encode()
+
+
+def _data_uri(picture: bytes) -> str:
+    """A small image file as a URI; empty for what is neither JPEG nor PNG."""
+    kind = "jpeg" if picture.startswith(b"\xff\xd8\xff") else "png" if picture.startswith(b"\x89PNG\r\n") else ""
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}" if kind else ""

@@ -34,6 +34,7 @@ OTHERS = (
     *("tau", "cleanse", "augment", "fft_batch_norm"),
     *("elr_beta", "elr_lambda", "use_views"),
     *("warmup", "ramp", "p_threshold", "lambda_u", "sharpen", "mixup", "warmup_penalty"),
+    *("amp", "accumulate", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets"),
 )
 NO_SETTING = frozenset(
     {

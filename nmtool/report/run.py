@@ -103,6 +103,7 @@ ORDER = (
     "noise-in-pretraining",
     "spectrum",
     "label-noise",
+    "audit",
     "cleansing",
     "fractions",
     "backbones",

@@ -9,6 +9,16 @@ from nmtool.report.table import Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """One sample to look at: a small image file (or none), a text (or none), a title and lines below."""
+
+    picture: bytes
+    text: str
+    title: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     """One section; there is none without data.
 
@@ -17,6 +27,7 @@ class Section:
         title: its heading.
         intro: how to read it.
         figures, tables: what it shows.
+        cards, cards_title: samples to look at, on the page alone.
     """
 
     anchor: str
@@ -24,3 +35,5 @@ class Section:
     intro: str
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
+    cards: tuple[Card, ...] = ()
+    cards_title: str = ""

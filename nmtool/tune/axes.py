@@ -30,8 +30,26 @@ TURN = (
     "augment",
 )
 _TURN_PROBE = ("probe_loss", "probe_epochs", "batch_size", "probe_lr", "probe_weight_decay", "schedule", "scale", "q")
-LBFGS = ("C", "max_iter")
+# What fine-tuning came to have later, under TURN only where it is other than this: so older keys still hold.
+TURN_LATER: Mapping[str, Any] = {"fft_schedule": "constant", "amp": "none", "accumulate": 1}
+ADAPTERS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
 EARLY = ("elr_beta", "elr_lambda")
+BATCH_TERMS = ("weight_cov", "weight_svd", "svd_topk")
+FFT = (
+    "fft_epochs",
+    "fft_lr",
+    "fft_weight_decay",
+    "fft_batch_size",
+    "fft_optimizer",
+    "fft_schedule",
+    "fft_batch_norm",
+    "augment",
+    "scale",
+    *BATCH_TERMS,
+    "amp",
+    "accumulate",
+)
+LBFGS = ("C", "max_iter")
 SEMI = ("warmup", "ramp", "lambda_u", "sharpen", "mixup", "warmup_penalty", "optimizer")
 _CLEANSED = ("cleanse", "tau", "probe_loss", "probe_epochs", "probe_lr", "probe_weight_decay")
 _SEMI_PROBE = tuple(name for name in PROBE if name not in ("loss", "q"))
@@ -46,21 +64,26 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "mlp": PROBE + SHAPE,
     "nmtune": PROBE + SHAPE + TERMS,
     "turn": _TURN_PROBE + TURN,
+    "turn/lora": _TURN_PROBE + TURN + ADAPTERS,
+    **{f"fft/{loss}": FFT + more for loss, more in (("ce", ()), ("gce", ("q",)), ("elr", EARLY))},
+    **{f"lora/{loss}": FFT + more + ADAPTERS for loss, more in (("ce", ()), ("gce", ("q",)), ("elr", EARLY))},
     "knn": ("scale", *NEIGHBOURS),
 }
 _SEMI_METHODS = ("dividemix", "unicon")
 # Methods that may be trained on what a cleansing leaves, or on views.
 ON_ROWS = ("lp", "mlp", "nmtune")
+WHITE_BOX = ("fft", "lora")
 # What --search looks for.
 SEARCHED: Mapping[str, tuple[str, ...]] = {"lbfgs": ("C",), "": ("lr", "weight_decay")}
 
 
-def axes(config: Config, dim: int) -> dict[str, dict[str, list[Any]]]:
+def axes(config: Config, dim: int, column: str = "") -> dict[str, dict[str, list[Any]]]:
     """The values of every setting in use, unset ones filled in, by ``METHOD[/LOSS[/SOLVER]]``.
 
     Args:
         config: what was asked.
         dim: of the features: a default may depend on it.
+        column: of TURN's Table 8 that the encoder belongs to, as ``backbones.column_of`` says.
 
     Raises:
         UsageError: an unknown method, a number out of range, or one that stands twice; a combination that is not there.
@@ -70,16 +93,21 @@ def axes(config: Config, dim: int) -> dict[str, dict[str, list[Any]]]:
     for method in once(config.method, "--method"):
         method_named(method)
         for loss, solver in _variants(config, method):
-            names = AXES[f"{method}/{solver}" if solver else method]
-            lists = {n: _values(config, method, loss, solver, n, dim) for n in names}
+            names = AXES.get(f"{method}/{solver or loss}") or AXES[method]
+            lists = {n: _values(config, method, loss, solver, n, dim, column) for n in names}
+            if method == "turn":
+                lists |= _later(config, lists, solver, dim, column)
+            if loss and method in WHITE_BOX:
+                _check_parts(config, method, lists)
             if method == "knn" and "distance" not in lists["knn_weights"]:
                 del lists["temperature"]
             if loss:
                 lists["loss"] = [loss]
-            if loss == "elr":
+            # (fft and lora have their own list by loss)
+            if loss == "elr" and method not in WHITE_BOX:
                 del lists["q"]
                 lists |= {n: _values(config, method, loss, solver, n, dim) for n in EARLY}
-            if solver:
+            if solver and method != "turn":
                 lists["solver"] = [solver]
             name = "/".join(part for part in (method, loss, solver) if part)
             if method in ON_ROWS and not solver:
@@ -94,13 +122,17 @@ def _variants(config: Config, method: str) -> list[tuple[str, str]]:
 
     The default of a number may depend on the loss, so the losses are apart. TURN has losses of its own.
     """
-    if method in ("turn", "knn"):
+    if method == "turn":
+        return [("", "" if how == "full" else how) for how in once(config.tune_backbone, "--tune-backbone")]
+    if method == "knn":
         return [("", "")]
     if method in _SEMI_METHODS:
         return [("ce", "")]
     if method == "elr":
         return [("elr", "")]
     losses = once(config.loss, "--loss")
+    if method in WHITE_BOX:
+        return [(loss, "") for loss in losses]
     solvers = once(config.solver, "--solver") if method == "lp" else ("adamw",)
     if "lbfgs" in solvers and losses != ("ce",):
         other = next(loss for loss in losses if loss != "ce")
@@ -126,6 +158,27 @@ def _by_cleansing(
         q = list(once(config.q, "--q")) if "gce" in more["probe_loss"] else [0.0]
         out[f"{name}/cleansed"] = {**lists, "cleanse": when, **more, "probe_q": q}
     return out
+
+
+def _later(config: Config, lists: Mapping[str, list[Any]], solver: str, dim: int, column: str) -> dict[str, list[Any]]:
+    """What TURN came to have later, where it is other than it was."""
+    later = {n: _values(config, "turn", "", solver, n, dim, column) for n in TURN_LATER}
+    _check_parts(config, "turn", {**lists, **later})
+    return {n: v for n, v in later.items() if v != [TURN_LATER[n]]}
+
+
+def _check_parts(config: Config, method: str, lists: Mapping[str, list[Any]]) -> None:
+    """Parts of a step can't have the terms of a whole one."""
+    if config.accumulate > min(lists["fft_batch_size"]):
+        raise UsageError(
+            f"--accumulate {config.accumulate} with --fft-batch-size {min(lists['fft_batch_size'])}",
+            "at least one image a part",
+        )
+    if config.accumulate > 1 and any(value for n in ("weight_cov", "weight_svd") for value in lists.get(n, ())):
+        raise UsageError(
+            f"--accumulate {config.accumulate} with NMTune's terms ({method})",
+            "--accumulate 1: covariance and singular values are of all images of a step at once",
+        )
 
 
 def _check_search(config: Config) -> None:
@@ -172,8 +225,6 @@ _RANGES: Mapping[str, tuple[float, float, bool]] = {
     "weight_decay": (0, _INF, True),
     "probe_weight_decay": (0, _INF, True),
     "fft_weight_decay": (0, _INF, True),
-    "elr_beta": (0, 1, True),
-    "elr_lambda": (0, _INF, True),
     "warmup": (0, 1, True),
     "ramp": (0, 1, True),
     "p_threshold": (0, 1, True),
@@ -185,6 +236,12 @@ _RANGES: Mapping[str, tuple[float, float, bool]] = {
     "k": (1, 1e6, True),
     "temperature": (0, _INF, False),
     "q": (0, 1, False),
+    "accumulate": (1, 1e6, True),
+    "elr_beta": (0, 1, True),
+    "elr_lambda": (0, _INF, True),
+    "lora_rank": (1, 1e4, True),
+    "lora_alpha": (0, _INF, False),
+    "lora_dropout": (0, 0.95, True),
     "tau": (0, 1, True),
     "weight_mse": (0, _INF, True),
     "weight_cov": (0, _INF, True),
@@ -195,12 +252,12 @@ _RANGES: Mapping[str, tuple[float, float, bool]] = {
 }
 
 
-def _values(config: Config, method: str, loss: str, solver: str, name: str, dim: int) -> list[Any]:
+def _values(config: Config, method: str, loss: str, solver: str, name: str, dim: int, column: str = "") -> list[Any]:
     given = getattr(config, name)
     if given is None and config.search and name in SEARCHED[solver]:
         given = grid(method, name)
     if given is None:
-        given = default(method, loss, config.preset, name, dim)
+        given = default(method, loss, config.preset, name, dim, column, solver == "lora")
     flag = "--" + name.replace("_", "-")
     values = once(given if isinstance(given, tuple) else (given,), flag)
     low, high, closed = _RANGES.get(name, (0, 0, True))

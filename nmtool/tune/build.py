@@ -8,15 +8,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from nmtool.artifact.format import canonical
 from nmtool.artifact.stage import Reporter, Session, Staging
 from nmtool.encoders.device import choose_device
+from nmtool.errors import UsageError
+from nmtool.tune import lora, payload, search
 from nmtool.tune import loss as remembered
 from nmtool.tune import outcome as outcomes_of
-from nmtool.tune import payload, search
 from nmtool.tune.axes import axes
 from nmtool.tune.config import HEAD_LOSSES, Config
+from nmtool.tune.crew import Crew
 from nmtool.tune.heads import LinearHeads
 from nmtool.tune.inputs import Inputs
 from nmtool.tune.load import load
@@ -32,28 +35,40 @@ SUMMARY_BYTES, SUMMARY_ROWS = 600_000, 500
 
 
 def build(
-    config: Config, session: Session, found: Inputs, runs: tuple[Run, ...], staging: Staging
+    config: Config,
+    session: Session,
+    found: Inputs,
+    runs: tuple[Run, ...],
+    staging: Staging | None,
+    crew: Crew | None = None,
 ) -> dict[str, object]:
-    """Train all runs and write the payload; returns the summary."""
+    """Train all runs and write the payload; returns the summary. A rank without staging trains, and writes nothing."""
     report = session.report
-    device = choose_device(config.device)
+    crew = crew or Crew()
+    device = crew.device(choose_device(config.device))
+    _check_white_box(runs, device, report)
+    if staging is not None:
+        crew.begin()
     opener: Callable[[], Any] | None = None
     if any("images" in method_named(r.method).needs for r in runs):
         from nmtool.tune.pictures import checked_sources
 
         # Before any training: are the images and the weights those that the features were made from?
-        opener = checked_sources(config, found, session.memo, device)
+        opener = checked_sources(crew.placed(config), found, session.memo, device)
     material = load(found, device, report, opener, views=any(r.semi is not None or r.views for r in runs))
     bench = Bench(
         device=device,
         report=report,
-        keep=staging.keep,
-        kept=staging.kept,
+        keep=staging.keep if staging is not None else lambda name, data: None,
+        kept=lambda name: crew.tell(staging.kept(name) if staging is not None else None),
+        crew=crew,
         spectra=config.spectra,
         keep_backbone=config.keep_backbone,
     )
     runs, tried = _search(config, runs, material, bench) if config.search else (runs, [])
     done = _train(runs, material, bench)
+    if staging is None:
+        return {}
     found_by = search.notes_of(tried)
     done = [replace(o, notes={**o.notes, **found_by.get(o.run.index, {})}) for o in done]
     _tell_differences(config, found.dim, report)
@@ -71,6 +86,21 @@ def build(
         payload.write_search(staging, tried)
         summary["search"] = search.summary_of(tried, config.search_holdout)
     return summary
+
+
+def _check_white_box(runs: tuple[Run, ...], device: torch.device, report: Reporter) -> None:
+    """What fine-tuning needs is there, before anything is read; and which of Table 8's numbers were taken is told."""
+    tuned = [r for r in runs if r.finetune is not None]
+    if any(r.white_box is not None and r.white_box.lora_rank for r in tuned):
+        lora.check()
+    if device.type != "cuda" and any(r.white_box is not None and r.white_box.amp == "fp16" for r in tuned):
+        raise UsageError(f"--amp fp16 on {device.type}", "a CUDA device", "take --amp bf16 or none")
+    for line in dict.fromkeys(
+        f"{r.method}: {r.finetune.optimizer}, learning rate {r.finetune.lr:g}, decay {r.finetune.weight_decay:g}"
+        for r in tuned
+        if r.finetune is not None
+    ):
+        report.info(f"fine-tuning by {line}")
 
 
 def _search(
@@ -142,7 +172,7 @@ def _warn(done: Sequence[Outcome], material: Material, report: Reporter) -> None
             stuck.append(o)
         elif o.scores[0].never_predicted >= 0.5:
             blind.append(o)
-    advice = "try a lower --lr, --scale l2, or --loss ce"
+    advice = "try a lower --lr (--fft-lr where a backbone learns), --scale l2, or --loss ce"
     if stuck:
         report.warning(
             f"{len(stuck)} of {len(done)} runs are no better than chance in training ({stuck[0].run.words()}); {advice}"

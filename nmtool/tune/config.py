@@ -18,6 +18,9 @@ CLEANSE = ("none", "once", "each")
 BATCH_NORM = ("frozen", "train")
 AUGMENT = ("none", "weak")
 OPTIMIZERS = ("adamw", "sgd")
+TUNE_BACKBONE = ("full", "lora")
+LORA_TARGETS = ("auto", "mlp", "attention", "all", "conv")
+AMP = ("none", "bf16", "fp16")
 SOLVERS = ("adamw", "lbfgs")
 KNN_WEIGHTS = ("distance", "uniform")
 
@@ -30,7 +33,7 @@ class Config:
 
     features: str = setting(doc="features artifact to train on (FEATURES[:SPLIT])", key=False, operand=True)
     method: tuple[str, ...] = setting(("lp",), doc="methods, comma-separated (nmtool list methods)", key=True)
-    loss: tuple[str, ...] = setting(("ce",), doc="loss of lp, mlp and nmtune", key=True, choices=HEAD_LOSSES)
+    loss: tuple[str, ...] = setting(("ce",), doc="loss of lp, mlp, nmtune, fft and lora", key=True, choices=HEAD_LOSSES)
     train: str = setting("", doc="training split; unset: train", key=False)
     test: str = setting("", doc="in-domain evaluation split; unset: test, else val, validation", key=False)
     ood: tuple[str, ...] = setting(
@@ -85,11 +88,15 @@ class Config:
         defaults.TEMPERATURE, doc="knn: a vote weighs exp(cosine / temperature) under distance", key=True
     )
     weight_mse: tuple[float, ...] | None = setting(None, doc="nmtune: weight of the consistency term" + _BY, key=True)
-    weight_cov: tuple[float, ...] | None = setting(None, doc="nmtune: weight of the covariance term" + _BY, key=True)
-    weight_svd: tuple[float, ...] | None = setting(
-        None, doc="nmtune: weight of the singular value term" + _BY, key=True
+    weight_cov: tuple[float, ...] | None = setting(
+        None, doc="nmtune, fft, lora: weight of the covariance term" + _BY, key=True
     )
-    svd_topk: tuple[int, ...] | None = setting(None, doc="nmtune: singular values in that term" + _BY, key=True)
+    weight_svd: tuple[float, ...] | None = setting(
+        None, doc="nmtune, fft, lora: weight of the singular value term" + _BY, key=True
+    )
+    svd_topk: tuple[int, ...] | None = setting(
+        None, doc="nmtune, fft, lora: singular values in that term" + _BY, key=True
+    )
     mse_reduce: str | None = setting(
         None, doc="nmtune: sum over dimensions (row) or mean (elem)" + _BY, key=True, choices=("row", "elem")
     )
@@ -153,31 +160,64 @@ class Config:
         key=True,
         choices=CLEANSE,
     )
-    fft_epochs: tuple[int, ...] | None = setting(None, doc="turn: epochs of full fine-tuning" + _BY, key=True)
-    fft_lr: tuple[float, ...] | None = setting(None, doc="turn: learning rate of fine-tuning" + _BY, key=True)
-    fft_weight_decay: tuple[float, ...] | None = setting(None, doc="turn: decay of fine-tuning" + _BY, key=True)
-    fft_batch_size: tuple[int, ...] | None = setting(None, doc="turn: images a step" + _BY, key=True)
-    fft_optimizer: tuple[str, ...] = setting(
-        (defaults.FFT_OPTIMIZER,), doc="turn: optimiser of fine-tuning", key=True, choices=OPTIMIZERS
+    fft_epochs: tuple[int, ...] | None = setting(None, doc="turn, fft, lora: epochs of fine-tuning" + _BY, key=True)
+    fft_lr: tuple[float, ...] | None = setting(
+        None, doc="turn, fft, lora: learning rate; unset: TURN's Table 8, by backbone", key=True
+    )
+    fft_weight_decay: tuple[float, ...] | None = setting(
+        None, doc="turn, fft, lora: decay; unset: TURN's Table 8, by backbone", key=True
+    )
+    fft_batch_size: tuple[int, ...] | None = setting(None, doc="turn, fft, lora: images a step" + _BY, key=True)
+    fft_optimizer: tuple[str, ...] | None = setting(
+        None, doc="turn, fft, lora: optimiser; unset: TURN's Table 8, by backbone", key=True, choices=OPTIMIZERS
+    )
+    fft_schedule: tuple[str, ...] | None = setting(
+        None, doc="turn, fft, lora: learning rate by step" + _BY, key=True, choices=SCHEDULES
     )
     fft_loss: tuple[str, ...] = setting((defaults.FFT_LOSS,), doc="turn: loss of fine-tuning", key=True, choices=LOSSES)
     fft_batch_norm: tuple[str, ...] = setting(
-        ("frozen",), doc="turn: statistics of BatchNorm: the backbone's, or each batch's", key=True, choices=BATCH_NORM
+        ("frozen",),
+        doc="turn, fft, lora: statistics of BatchNorm: the backbone's, or each batch's",
+        key=True,
+        choices=BATCH_NORM,
+    )
+    tune_backbone: tuple[str, ...] = setting(
+        ("full",), doc="turn: fine-tune all weights, or low-rank adapters", key=True, choices=TUNE_BACKBONE
     )
     augment: tuple[str, ...] = setting(
-        (defaults.AUGMENT,), doc="turn: weak = random flip and shift while fine-tuning", key=True, choices=AUGMENT
+        (defaults.AUGMENT,),
+        doc="turn, fft, lora: weak = random flip and shift while fine-tuning",
+        key=True,
+        choices=AUGMENT,
+    )
+    lora_rank: tuple[int, ...] = setting((defaults.LORA_RANK,), doc="lora: rank of the adapters", key=True)
+    lora_alpha: tuple[int, ...] = setting(
+        (defaults.LORA_ALPHA,), doc="lora: adapters are scaled by alpha / rank", key=True
+    )
+    lora_dropout: tuple[float, ...] = setting((0.0,), doc="lora: dropout before the adapters", key=True)
+    lora_targets: tuple[str, ...] = setting(
+        (defaults.LORA_TARGETS,),
+        doc="lora: layers that get adapters; auto: mlp, or conv where the backbone has none",
+        key=True,
+        choices=LORA_TARGETS,
+    )
+    amp: str = setting("none", doc="turn, fft, lora: mixed precision; fp16 needs CUDA", key=True, choices=AMP)
+    accumulate: int = setting(
+        1, doc="turn, fft, lora: parts in which a step's images go through the backbone", key=True
     )
     spectra: bool = setting(True, doc="SVE and LSVR of the transformed space on each evaluation split", key=True)
     predictions: bool = setting(True, doc="keep every sample's prediction", key=True)
-    keep_backbone: bool = setting(False, doc="turn: keep each run's fine-tuned backbone", key=True)
-    data: str = setting("", doc="turn: images to read again; unset: from where extract read them", key=False)
+    keep_backbone: bool = setting(False, doc="turn, fft, lora: keep each run's fine-tuned backbone", key=True)
+    data: str = setting("", doc="turn, fft, lora: images to read again; unset: from where extract read them", key=False)
     data_root: str | None = setting(
-        None, doc="turn: folder below which torchvision: and suite: look [$NMTOOL_DATA]", key=False
+        None, doc="turn, fft, lora: folder below which torchvision: and suite: look [$NMTOOL_DATA]", key=False
     )
-    model: str = setting("", doc="turn: backbone to read again; unset: from where extract read it", key=False)
-    arch: str = setting("", doc="turn: architecture, with a weights file", key=False)
+    model: str = setting(
+        "", doc="turn, fft, lora: backbone to read again; unset: from where extract read it", key=False
+    )
+    arch: str = setting("", doc="turn, fft, lora: architecture, with a weights file", key=False)
     model_kwargs: tuple[str, ...] = setting(
-        (), doc="turn: KEY=VALUE of the architecture; repeatable", key=False, repeat=True
+        (), doc="turn, fft, lora: KEY=VALUE of the architecture; repeatable", key=False, repeat=True
     )
     device: str = setting("auto", doc="auto, cpu or cuda[:N]", key=False)
-    workers: int = setting(0, doc="turn: threads that decode; 0: as many as there are cores", key=False)
+    workers: int = setting(0, doc="turn, fft, lora: threads that decode; 0: as many as there are cores", key=False)

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from nmtool.tune.backbones import TABLE_8
+
 # fmt: off
 # The same for all methods that have them, under both presets.
 BATCH_SIZE = 64        # authors' README (NMTune); no paper says
@@ -29,7 +31,9 @@ P_THRESHOLD = 0.5      # DivideMix's released code; its authors use 0.6 at 90 % 
 SHARPEN = 0.5          # DivideMix (Li et al. 2020) 4.2, T; UNICON's code
 MIXUP = 4.0            # as above, alpha
 FFT_LOSS = "ce"        # ours: the paper does not say
-FFT_OPTIMIZER = "adamw"  # TURN Table 8, four of six backbones
+LORA_RANK = 8          # authors' nml_finetune.py (published-code 1.6)
+LORA_ALPHA = 8         # as above: peft's own
+LORA_TARGETS = "auto"  # as above: linear layers of the MLPs; ours for networks that have none: their convolutions
 K = 20                 # DINO (Caron et al. 2021), section 3.2: best for most of their runs
 KNN_WEIGHTS = "distance"  # as above, after Wu et al. 2018: a vote weighs exp(cosine / temperature)
 TEMPERATURE = 0.07     # as above
@@ -80,13 +84,29 @@ _NMTUNE_PAPER: Mapping[str, object] = {
 }
 _TURN_PAPER: Mapping[str, object] = {
     "probe_epochs": 20,          # TURN 5.1
-    "fft_epochs": 4,             # TURN 5.1
-    "fft_lr": 1e-4,              # TURN Table 8, ConvNeXt and MAE (AdamW); other backbones 1e-2 to 1e-5
-    "fft_weight_decay": 1e-4,    # TURN Table 8, ConvNeXt
+    "fft_epochs": 4,             # TURN 5.1; optimiser, rate and decay: ``backbones.TABLE_8``
     "fft_batch_size": 128,       # TURN Table 8
         "probe_weight_decay": _GCE["weight_decay"],
     "scale": _GCE["scale"],      # ours; also under --probe-loss ce it holds better than raw features
 }
+_FFT_PAPER: Mapping[str, object] = {
+    "fft_epochs": 5,             # TURN 5.1, its baselines; optimiser, rate and decay: ``backbones.TABLE_8``
+    "fft_batch_size": 128,       # TURN Table 8
+    "fft_schedule": "constant",  # ours: TURN names none
+    "scale": "none",             # ours: the head's input is the encoder's output
+    "weight_cov": 0.0,           # TURN's baselines have no such terms
+    "weight_svd": 0.0,           # as above
+    "svd_topk": 1,               # NMTune Eq. 5
+}
+_LORA_PAPER: Mapping[str, object] = {
+    **_FFT_PAPER,
+    "fft_schedule": "cosine",    # authors' nml_finetune.py (published-code 1.6); the papers have no LoRA
+    "fft_optimizer": "adamw",    # as above
+    "fft_lr": 1e-3,              # as above: argparse default
+    "fft_weight_decay": 1e-4,    # ours: NMTune B.1; argparse's 0.1 is that of a whole network
+}
+# The journal's NMTune on the encoder's output, as authors' nml_finetune.py has it (published-code 1.6): no MSE term.
+_JOURNAL: Mapping[str, object] = {"fft_schedule": "cosine", "weight_cov": 0.04, "weight_svd": 0.001, "svd_topk": 5}
 _LP_RELEASED: Mapping[str, object] = {
     **_LP_PAPER,
     "lr": 0.01,            # authors' README, LP
@@ -158,8 +178,10 @@ _GRIDS: Mapping[str, tuple[float, ...]] = {
 
 _METHODS: Mapping[str, Mapping[str, Mapping[str, object]]] = MappingProxyType(
     {
-        "paper": {"lp": _LP_PAPER, "mlp": _MLP_PAPER, "nmtune": _NMTUNE_PAPER, "turn": _TURN_PAPER},
-        "released": {"lp": _LP_RELEASED, "mlp": _MLP_RELEASED, "nmtune": _NMTUNE_RELEASED, "turn": _TURN_PAPER},
+        "paper": {"lp": _LP_PAPER, "mlp": _MLP_PAPER, "nmtune": _NMTUNE_PAPER, "turn": _TURN_PAPER}
+        | {"fft": _FFT_PAPER, "lora": _LORA_PAPER},
+        "released": {"lp": _LP_RELEASED, "mlp": _MLP_RELEASED, "nmtune": _NMTUNE_RELEASED, "turn": _TURN_PAPER}
+        | {"fft": {**_FFT_PAPER, **_JOURNAL}, "lora": {**_LORA_PAPER, **_JOURNAL}},
     }
 )
 
@@ -172,7 +194,9 @@ def robust_lr(dim: int) -> float:
     return float(f"{_STEP / math.sqrt(dim):.2g}")
 
 
-def default(method: str, loss: str, preset: str, name: str, dim: int) -> object:
+def default(
+    method: str, loss: str, preset: str, name: str, dim: int, column: str = "", low_rank: bool = False
+) -> object:
     """The number for a setting left unset; KeyError where the method has no such setting.
 
     Args:
@@ -181,7 +205,17 @@ def default(method: str, loss: str, preset: str, name: str, dim: int) -> object:
         preset: paper or released.
         name: the setting.
         dim: of the features.
+        column: of TURN's Table 8 that the encoder belongs to, or empty.
+        low_rank: turn trains adapters: their numbers are lora's.
     """
+    if low_rank and name in TABLE_8[""]:
+        return _LORA_PAPER[name]
+    if method in ("turn", "fft") and name in TABLE_8[column]:
+        return TABLE_8[column][name]
+    if method == "turn" and name == "fft_schedule":
+        return "constant"  # ours: the paper names none
+    if method in ("fft", "lora"):
+        return _METHODS[preset][method][name]
     if name == "probe_lr" or (method == "lp" and loss == "gce" and name == "lr"):
         return robust_lr(dim)
     if name == "cleanse":

@@ -51,7 +51,9 @@ class Feed:
         self._now: Sequence[Int] = self._rows
         self.n = len(self._rows[0])
         self.y = bench.tensor(np.stack([o.y for o in material.overlays]))
-        self._overlay = torch.tensor([r.labels for r in runs], device=bench.device)[:, None]
+        self._labels = self.y.flatten()
+        # where a head's labels begin in them
+        self._overlay = torch.tensor([r.labels for r in runs], device=bench.device)[:, None] * self.y.shape[1]
         self._of_head = torch.tensor(self.view, device=bench.device)
         kind = runs[0].probe.scale
         self.scalings = [learn(kind, material.X, bench.tensor(rows)) for rows in self._rows]
@@ -85,12 +87,14 @@ class Feed:
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Features [K or 1, B, D] and labels [K, B] of the rows [U, B] of one step."""
-        labels = self.y[self._overlay, self.of_heads(rows)]
-        return self._spread(self._scaling(self._X[rows])), labels
+        # one flat index each: three times as fast as indexing by rows [U, B]
+        x = self._X.index_select(0, rows.flatten()).view(*rows.shape, -1)
+        labels = self._labels.take(self.of_heads(rows) + self._overlay)
+        return self._spread(self._scaling(x)), labels
 
     def of_heads(self, rows: Tensor) -> Tensor:
         """The rows [K, B] of each head, of the rows [U, B] of one step."""
-        return rows[self._of_head]
+        return rows if self._one_to_one else rows[self._of_head]
 
     def scaled(self, x: Tensor) -> Tensor:
         """Features [B, D] as each head sees them: [K or 1, B, D]."""

@@ -17,84 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nmtool.numerics.nearest import nearest, unit
 from nmtool.tune import evaluate
 from nmtool.tune.feed import Feed
 from nmtool.tune.material import Bench, Material
 from nmtool.tune.outcome import Array, Outcome
 from nmtool.tune.plan import Neighbours, Run
-from nmtool.tune.scale import Scaling
 
-# Similarities of so many rows are in memory at once, whatever the number of training rows: 64 MiB. Fixed,
-# since the shape of a product is part of its rounding.
-_ASKED, _TRAINED = 512, 32768
+# Rows that are asked at once. Fixed, since the shape of a product is part of its rounding.
+_ASKED = 512
 _VOTES = 1 << 24  # votes by class in memory at once, float64
 ROWS, LABELS = "neighbours.rows", "neighbours.labels"
-
-
-def unit(x: Tensor) -> Tensor:
-    """Rows of unit length; rows of zeros stay zero, and are similar to nothing."""
-    return Scaling(kind="l2")(x)
-
-
-@torch.no_grad()
-def nearest(asked: Tensor, trained: Tensor, views: Sequence[Tensor], most: int) -> list[tuple[Tensor, Tensor]]:
-    """The ``most`` nearest training rows of each asked row, nearest first, for several choices of training rows.
-
-    Args:
-        asked: [q, D] rows of unit length; ``trained``: [N, D] likewise.
-        views: int64 [n] each: sorted rows of ``trained`` that may be found.
-        most: as many, or all rows of a view where it has fewer.
-
-    Returns:
-        For each view cosines float32 [q, m] and positions in the view int64 [q, m].
-    """
-    best: list[Tensor | None] = [None] * len(views)
-    for start in range(0, len(trained), _TRAINED):
-        cosines = asked @ trained[start : start + _TRAINED].T
-        for i, view in enumerate(views):
-            low, high = (int(torch.searchsorted(view, edge)) for edge in (start, start + cosines.shape[1]))
-            if low == high:
-                continue
-            mine = cosines if high - low == cosines.shape[1] else cosines[:, view[low:high] - start]
-            keys = _largest(mine, low, most)
-            known = best[i]
-            if known is not None:
-                keys = torch.cat([known, keys], dim=1)
-                keys = keys.topk(min(most, keys.shape[1]), dim=1).values
-            best[i] = keys
-    return [_unpacked(keys) for keys in best if keys is not None]
-
-
-def _largest(cosines: Tensor, start: int, most: int) -> Tensor:
-    """The ``most`` largest keys [q, m] of each row, in descending order.
-
-    Where the first one left out is as near as the last one taken, ``topk`` may take either: those rows are done again
-    by their keys. For all rows that would take three times as long.
-    """
-    if cosines.shape[1] <= most:
-        columns = torch.arange(cosines.shape[1], device=cosines.device)
-        return _keys(cosines, columns + start).sort(dim=1, descending=True).values
-    top = cosines.topk(most + 1, dim=1)
-    keys = _keys(top.values[:, :most], top.indices[:, :most] + start).sort(dim=1, descending=True).values
-    tied = (top.values[:, most] == top.values[:, most - 1]).nonzero()[:, 0]
-    step = max(1, (1 << 24) // cosines.shape[1])
-    for rows in torch.split(tied, step):
-        columns = torch.arange(cosines.shape[1], device=cosines.device)
-        keys[rows] = _keys(cosines[rows], columns + start).topk(most, dim=1).values
-    return keys
-
-
-def _keys(cosines: Tensor, columns: Tensor) -> Tensor:
-    """Whole numbers in the order of the cosines, and of equal ones the earlier column first: no two are equal."""
-    bits = (cosines + 0.0).view(torch.int32)  # -0.0 becomes 0.0
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
-    return (ordered << 32) | (0xFFFFFFFF - columns)
-
-
-def _unpacked(keys: Tensor) -> tuple[Tensor, Tensor]:
-    ordered = (keys >> 32).int()
-    bits = torch.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered)
-    return bits.view(torch.float32), 0xFFFFFFFF - (keys & 0xFFFFFFFF)
 
 
 @torch.no_grad()

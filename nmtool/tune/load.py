@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from nmtool.artifact.stage import Reporter
-from nmtool.artifact.typed import join_labels, read_features, read_labels, read_views
+from nmtool.artifact.typed import join_labels, read_features, read_labels, read_views, usable_rows
 from nmtool.errors import DataError
 from nmtool.records import Bool, FeatureTable, Int
 from nmtool.tune.inputs import Inputs, Source
@@ -36,7 +36,7 @@ def load(
             judge; labels of another dataset.
     """
     table = read_features(inputs.train.artifact, inputs.train.split, inputs.train.shown)
-    usable = _usable(table, "training", report)
+    usable = usable_rows(table, "training", report)
     overlays = _overlays(inputs, table, usable)
     for overlay in overlays:
         present = np.unique(overlay.y[overlay.y >= 0])
@@ -75,26 +75,6 @@ def _resident(table: FeatureTable, keep: Bool, device: torch.device) -> torch.Te
     return torch.from_numpy(features).to(device)
 
 
-def _usable(table: FeatureTable, what: str, report: Reporter) -> Bool:
-    """bool [N]: encoded and labelled. Unmarked rows must be finite."""
-    bad = np.flatnonzero(table.ok & ~np.isfinite(table.features).all(axis=1))
-    if bad.size:
-        raise DataError(
-            f"{bad.size} rows of split {table.split} of {table.source} are not finite "
-            f"(first: {table.ids[int(bad[0])]!r})",
-            "finite features, or rows marked as skipped",
-            "extract again with --on-error skip, or with --dtype float32",
-        )
-    usable: Bool = table.ok & (table.labels.values >= 0)
-    if not usable.all():
-        skipped, unlabelled = int(np.sum(~table.ok)), int(np.sum(table.ok & (table.labels.values < 0)))
-        report.warning(
-            f"{what} split {table.split} of {table.source}: {skipped} rows without features and {unlabelled} without "
-            f"a label of {len(usable)} are left out"
-        )
-    return usable
-
-
 def _overlays(inputs: Inputs, table: FeatureTable, usable: Bool) -> tuple[Overlay, ...]:
     clean = table.labels.values
     if not inputs.labels:
@@ -124,7 +104,7 @@ def _overlays(inputs: Inputs, table: FeatureTable, usable: Bool) -> tuple[Overla
 def _target(source: Source, role: str, classes: tuple[str, ...], device: torch.device, report: Reporter) -> Target:
     """One evaluation split, its classes joined by name; rows of a class that training does not know are left out."""
     table = read_features(source.artifact, source.split, source.shown)
-    usable = _usable(table, "evaluation", report)
+    usable = usable_rows(table, "evaluation", report)
     known = {name: number for number, name in enumerate(classes)}
     lookup = np.array([known.get(name, -1) for name in source.classes], dtype=np.int64)
     y: Int = np.where(usable, lookup[table.labels.values], -1)

@@ -11,6 +11,7 @@ import torch
 
 from nmtool.artifact.stage import Reporter
 from nmtool.records import Int
+from nmtool.tune.crew import Crew
 
 if TYPE_CHECKING:
     from nmtool.tune.pictures import Pictures
@@ -111,6 +112,7 @@ class Bench:
         spectra: compute SVE and LSVR of the transformed space.
         keep_backbone: methods that change the backbone give it back among their tensors.
         advance: tells how many more run-epochs are done.
+        crew: the processes that fine-tune together; of one where there are no others.
         spectrum_cache: SVE and LSVR of spaces that several runs share (the features themselves).
     """
 
@@ -121,6 +123,7 @@ class Bench:
     spectra: bool = True
     keep_backbone: bool = False
     advance: Callable[[int], None] = lambda done: None
+    crew: Crew = field(default_factory=Crew)
     spectrum_cache: dict[tuple[object, ...], tuple[float, float] | None] = field(default_factory=dict)
 
     def with_progress(self, advance: Callable[[int], None]) -> Bench:

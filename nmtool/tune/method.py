@@ -129,6 +129,18 @@ _TABLE = (
         function="nmtool.tune.turn:tune",
         doc="TURN: GCE probe, cleansing by mixtures, full fine-tuning on the clean subset (paper 2)",
     ),
+    Method(
+        name="fft",
+        needs=frozenset({"features", "images", "backbone"}),
+        function="nmtool.tune.finetune:tune",
+        doc="full fine-tuning of the backbone with a linear head, on all rows",
+    ),
+    Method(
+        name="lora",
+        needs=frozenset({"features", "images", "backbone"}),
+        function="nmtool.tune.finetune:tune",
+        doc="as fft, but the backbone learns low-rank adapters alone",
+    ),
 )
 METHODS: Mapping[str, Method] = MappingProxyType({m.name: m for m in _TABLE})
 

@@ -1,4 +1,4 @@
-"""A backbone with a head on it, as one network to fine-tune on images: its epoch, its losses, its predictions."""
+"""A backbone with a head on it, one network to fine-tune on images: its losses, predictions and augmentation."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nmtool.errors import DivergedError
 from nmtool.numerics import losses
-from nmtool.numerics.seeds import torch_seed
 from nmtool.records import Float, Int
-from nmtool.tune import subset
+from nmtool.tune.crew import Crew
 from nmtool.tune.pictures import Pictures, Shots
-from nmtool.tune.plan import Run
+from nmtool.tune.plan import Run, WhiteBox
 from nmtool.tune.scale import Scaling
 
 _EVAL_BATCH = 256
@@ -26,24 +24,43 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class Network(nn.Module):
-    """Backbone → scaling (fixed, as the probe learned it) → linear classifier.
+    """Backbone → scaling (fixed, as learned from the features) → linear classifier.
 
     The scaling stays a layer: so the head has the same tensors, and Z the same meaning, as a probe's.
 
     Args:
         pictures: opens the backbone; this network changes a copy.
-        weight, bias: the probe's classifier, [C, D] and [C].
-        scaling: the probe's.
+        weight, bias: the classifier that it starts from, [C, D] and [C].
+        scaling: of the backbone's output.
         device: where to work.
+        adapters: of the backbone, whose own weights then stay; None: all of them learn.
+        seed: of the adapters' initial weights.
+
+    Attributes:
+        classes: C.
+        device: see above.
     """
 
     def __init__(
-        self, pictures: Pictures, weight: Tensor, bias: Tensor, scaling: Scaling, device: torch.device
+        self,
+        pictures: Pictures,
+        weight: Tensor,
+        bias: Tensor,
+        scaling: Scaling,
+        device: torch.device,
+        adapters: WhiteBox | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        self.backbone = pictures.fresh_module().requires_grad_(True).to(device)
+        self.backbone = pictures.fresh_module().requires_grad_(adapters is None)
+        if adapters is not None:
+            from nmtool.tune import lora
+
+            lora.adapt(self.backbone, adapters, seed, pictures.encoder.spec.arch)
+        self.backbone.to(device)
         self._encoder = pictures.encoder
-        self._scaling, self._device = scaling, device
+        self._scaling, self.device = scaling, device
+        self.classes = weight.shape[0]
         self.classifier = nn.Linear(weight.shape[1], weight.shape[0], device=device)
         with torch.no_grad():
             self.classifier.weight.copy_(weight)
@@ -51,7 +68,9 @@ class Network(nn.Module):
 
     def transform(self, pixels: Tensor) -> Tensor:
         """Z [B, D], what enters the classifier, of uint8 images [B, 3, H, W]."""
-        prepared = self._encoder.pixels.normalise(pixels.to(self._device))
+        if self.device.type == "cuda":
+            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+        prepared = self._encoder.pixels.normalise(pixels)
         images = prepared.contiguous(memory_format=torch.channels_last)
         return self._scaling(self._encoder.features_by(self.backbone, images))
 
@@ -59,6 +78,22 @@ class Network(nn.Module):
         """Logits [B, C] of uint8 images."""
         out: Tensor = self.classifier(self.transform(pixels))
         return out
+
+    def autocast(self, amp: str) -> torch.autocast:
+        """The mixed precision that is asked for: none, bf16 or fp16."""
+        dtype = torch.float16 if amp == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=dtype, enabled=amp != "none")
+
+    def learned(self) -> dict[str, Tensor]:
+        """By name, what training changes: parameters that learn, and all buffers."""
+        found = {n: p.detach() for n, p in self.named_parameters() if p.requires_grad}
+        return found | {n: b for n, b in self.named_buffers() if n in self.state_dict()}
+
+    def backbone_state(self) -> dict[str, Tensor]:
+        """The backbone's tensors in its own naming, adapters merged into the weights they adapt."""
+        from nmtool.tune import lora
+
+        return {k: v.detach().contiguous().cpu() for k, v in lora.merged(self.backbone).items()}
 
     def freeze_statistics(self) -> None:
         """BatchNorm layers keep the backbone's statistics, scale and shift still learning.
@@ -76,12 +111,13 @@ class Network(nn.Module):
 
 
 def optimiser(network: Network, run: Run) -> torch.optim.Optimizer:
-    """AdamW or SGD with momentum over all parameters, constant learning rate; made once and kept over the rounds."""
+    """AdamW or SGD with momentum over all parameters that learn; made once and kept over all epochs."""
     f = run.finetune
     assert f is not None
+    parameters = [p for p in network.parameters() if p.requires_grad]
     if f.optimizer == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=f.lr, momentum=_MOMENTUM, weight_decay=f.weight_decay)
-    return torch.optim.AdamW(network.parameters(), lr=f.lr, weight_decay=f.weight_decay)
+        return torch.optim.SGD(parameters, lr=f.lr, momentum=_MOMENTUM, weight_decay=f.weight_decay)
+    return torch.optim.AdamW(parameters, lr=f.lr, weight_decay=f.weight_decay)
 
 
 def batches(rows: Int, size: int) -> Iterator[Int]:
@@ -90,84 +126,65 @@ def batches(rows: Int, size: int) -> Iterator[Int]:
         yield rows[start : start + size]
 
 
-def train_epoch(
-    network: Network, optimizer: torch.optim.Optimizer, shots: Shots, rows: Int, noisy: Int, run: Run, epoch: int
-) -> dict[str, float]:
-    """One epoch of full fine-tuning on ``rows``; BatchNorm layers use the statistics that ``batch_norm`` says.
+def weakly(pixels: Tensor, seed: int, among: int = 0, places: Int | None = None) -> Tensor:
+    """Each image flipped left to right with probability 1/2 and shifted by up to 1/8 of its size, edges repeated.
 
-    A last batch of one image is left out where the network has BatchNorm.
-
-    Raises:
-        DivergedError: the loss is not finite.
+    Args:
+        pixels: uint8 [n, 3, H, W].
+        seed: of the draws, one for each image of a step.
+        among: images of that step, where ``pixels`` are only some of them.
+        places: int64 [n] which.
     """
-    f = run.finetune
-    assert f is not None
-    network.train()
-    if f.batch_norm == "frozen":
-        network.freeze_statistics()
-    order = subset.order(rows, run.seed, epoch, "finetune")
-    single = network.has_batch_norm() and f.batch_norm == "train"
-    total, hits, seen = 0.0, 0, 0
-    for step, part in enumerate(batches(order, f.batch_size)):
-        if single and len(part) == 1:
-            continue
-        pixels = shots.batch(part)
-        if f.augment == "weak":
-            pixels = weakly(pixels, torch_seed(run.seed, "tune", "augment", epoch, step))
-        y = torch.from_numpy(noisy[part]).to(network.classifier.weight.device)
-        logits = network(pixels)
-        if f.loss == "ce":
-            loss = losses.cross_entropy(logits, y)
-        else:
-            loss = losses.generalized_cross_entropy(logits, y, run.probe.q)
-        value = float(loss.detach())
-        if not np.isfinite(value):
-            raise DivergedError(
-                f"the {f.loss} loss is {value} in epoch {epoch} of fine-tuning, step {step + 1} ({run.words()})",
-                "a finite loss",
-                "lower --fft-lr",
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        total, seen = total + value * len(part), seen + len(part)
-        hits += int((logits.detach().argmax(-1) == y).sum())
-    return {f.loss: total / max(1, seen), "train_accuracy": hits / max(1, seen)}
-
-
-def weakly(pixels: Tensor, seed: int) -> Tensor:
-    """Each image flipped left to right with probability 1/2 and shifted by up to 1/8 of its size, edges repeated."""
     stream = torch.Generator().manual_seed(seed)
     n, _, height, width = pixels.shape
-    flips = torch.rand(n, generator=stream) < 0.5
+    which = torch.arange(n) if places is None else torch.from_numpy(places)
+    drawn = among or n
+    flips = (torch.rand(drawn, generator=stream) < 0.5)[which]
     pixels = torch.where(flips[:, None, None, None], pixels.flip(-1), pixels)
     pad_y, pad_x = max(1, height // 8), max(1, width // 8)
     padded = functional.pad(pixels.float(), (pad_x, pad_x, pad_y, pad_y), mode="replicate").to(torch.uint8)
-    tops = torch.randint(0, 2 * pad_y + 1, (n,), generator=stream).tolist()
-    lefts = torch.randint(0, 2 * pad_x + 1, (n,), generator=stream).tolist()
+    tops = torch.randint(0, 2 * pad_y + 1, (drawn,), generator=stream)[which].tolist()
+    lefts = torch.randint(0, 2 * pad_x + 1, (drawn,), generator=stream)[which].tolist()
     parts = [padded[i, :, t : t + height, x : x + width] for i, (t, x) in enumerate(zip(tops, lefts, strict=True))]
     return torch.stack(parts)
 
 
 @torch.inference_mode()
-def losses_of(network: Network, shots: Shots, rows: Int, noisy: Int) -> Float:
+def losses_of(
+    network: Network, shots: Shots, rows: Int, noisy: Int, amp: str = "none", crew: Crew | None = None
+) -> Float:
     """Cross-entropy float64 [n] of each row, in evaluation mode, without augmentation (TURN 4.1.2)."""
     network.eval()
-    parts = []
-    for part in batches(rows, _EVAL_BATCH):
-        y = torch.from_numpy(noisy[part]).to(network.classifier.weight.device)
-        parts.append(losses.cross_entropy_each(network(shots.batch(part)).double(), y).cpu().numpy())
-    return np.concatenate(parts).astype(np.float64)
+    crew = crew or Crew()
+    parts: list[Float] = []
+    for part in batches(_share(rows, crew), _EVAL_BATCH):
+        y = torch.from_numpy(noisy[part]).to(network.device)
+        with network.autocast(amp):
+            logits = network(shots.batch(part))
+        parts.append(losses.cross_entropy_each(logits.double(), y).cpu().numpy())
+    return np.concatenate(crew.together(parts)).astype(np.float64)
 
 
 @torch.inference_mode()
-def predict(network: Network, shots: Shots, rows: Int) -> tuple[Any, Any, Any]:
-    """Classes int32 [n], their probabilities float32 [n], and Z float32 [n, D], in evaluation mode."""
+def predict(
+    network: Network, shots: Shots, rows: Int, *, spaces: bool = True, amp: str = "none", crew: Crew | None = None
+) -> tuple[Any, Any, Any]:
+    """Classes int32 [n], their probabilities float32 [n], and where asked Z float32 [n, D], in evaluation mode."""
     network.eval()
+    crew = crew or Crew()
     found: list[tuple[Any, Any, Any]] = []
-    for part in batches(rows, _EVAL_BATCH):
-        z = network.transform(shots.batch(part))
-        top = network.classifier(z).softmax(-1).max(-1)
+    for part in batches(_share(rows, crew), _EVAL_BATCH):
+        with network.autocast(amp):
+            z = network.transform(shots.batch(part))
+            logits = network.classifier(z)
+        top = logits.float().softmax(-1).max(-1)
+        z = z.float() if spaces else z[:0].float()
         found.append((top.indices.to(torch.int32).cpu().numpy(), top.values.cpu().numpy(), z.cpu().numpy()))
-    classes, confidence, spaces = (np.concatenate([f[i] for f in found]) for i in range(3))
-    return classes, confidence, spaces
+    found = crew.together(found)
+    classes, confidence, space = (np.concatenate([f[i] for f in found]) for i in range(3))
+    return classes, confidence, space
+
+
+def _share(rows: Int, crew: Crew) -> Int:
+    """This rank's part of ``rows``: the ranks' parts, one after the other, are all of them."""
+    return np.array_split(rows, crew.world)[crew.rank]

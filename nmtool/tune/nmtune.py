@@ -8,7 +8,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from nmtool.numerics import losses
+from nmtool.numerics.terms import Name, regularisers
 from nmtool.tune import cleansed
 from nmtool.tune.fit import Terms, Trained, judge
 from nmtool.tune.fit import fit as fit_stack
@@ -18,7 +18,7 @@ from nmtool.tune.outcome import Outcome
 from nmtool.tune.plan import Run
 from nmtool.tune.views import AcrossViews
 
-_NAMES = ("mse", "cov", "svd")
+_NAMES: tuple[Name, ...] = ("mse", "cov", "svd")
 
 
 class Regularisers:
@@ -30,18 +30,13 @@ class Regularisers:
         self.topk = first.svd_topk
         self.reduce = cast(Literal["row", "elem"], first.mse_reduce)
         weights = {name: [getattr(r.terms, f"weight_{name}") for r in runs] for name in _NAMES}
-        self.weights = {n: torch.tensor(w, device=device) for n, w in weights.items() if any(w)}
+        self._names = tuple(name for name in _NAMES if any(weights[name]))
+        self.weights: dict[str, Tensor] = {name: torch.tensor(weights[name], device=device) for name in self._names}
 
     def __call__(self, F: Tensor, Z: Tensor) -> dict[str, Tensor]:
         """Unweighted terms [K] of features F and transformed features Z, both [K, B, D]: Eq. 3, 4 and 5."""
-        terms = {}
-        if "mse" in self.weights:
-            terms["mse"] = losses.consistency(F, Z, reduce=self.reduce)
-        if "cov" in self.weights:
-            terms["cov"] = losses.covariance(Z)
-        if "svd" in self.weights:
-            terms["svd"] = losses.dominant_singular_value(Z, topk=self.topk)
-        return terms
+        values = regularisers(F, Z, self._names, topk=self.topk, reduce=self.reduce)
+        return {name: values[name] for name in self._names}
 
 
 def terms_of(runs: tuple[Run, ...], device: torch.device) -> Terms:

@@ -11,7 +11,23 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from nmtool.errors import UsageError
-from nmtool.tune.axes import EARLY, LBFGS, NEIGHBOURS, PROBE, SEARCHED, SEMI, SHAPE, TERMS, TURN, axes, once
+from nmtool.tune.axes import (
+    ADAPTERS,
+    BATCH_TERMS,
+    EARLY,
+    LBFGS,
+    NEIGHBOURS,
+    PROBE,
+    SEARCHED,
+    SEMI,
+    SHAPE,
+    TERMS,
+    TURN,
+    TURN_LATER,
+    WHITE_BOX,
+    axes,
+    once,
+)
 from nmtool.tune.config import Config
 from nmtool.tune.defaults import PROBE_SCALE
 
@@ -123,6 +139,33 @@ class Finetune:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WhiteBox:
+    """What fine-tuning a backbone may have beside ``Finetune``; TURN as it was has none of it.
+
+    Attributes:
+        schedule: learning rate by step.
+        amp: none, bf16 or fp16.
+        accumulate: parts in which a step's images go through the backbone.
+        weight_cov, weight_svd, svd_topk: NMTune's terms on the encoder's output; weight 0: none.
+        elr_beta, elr_lambda: of the loss ``elr``; else None.
+        lora_rank, lora_alpha, lora_dropout, lora_targets: of adapters; rank 0: all weights learn.
+    """
+
+    schedule: str = "constant"
+    amp: str = "none"
+    accumulate: int = 1
+    weight_cov: float = 0.0
+    weight_svd: float = 0.0
+    svd_topk: int = 1
+    elr_beta: float | None = None
+    elr_lambda: float | None = None
+    lora_rank: int = 0
+    lora_alpha: int = 0
+    lora_dropout: float = 0.0
+    lora_targets: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One head to train.
 
@@ -140,6 +183,7 @@ class Run:
         holdout: a candidate of a search: the share of its training rows that it is not trained but judged on.
         early, semi, cleansing: what the loss ``elr``, ``dividemix`` and ``unicon``, and ``--cleanse`` add; else None.
         views: train on two augmented views of each row.
+        white_box: what fine-tuning has beside ``finetune``; None: nothing.
     """
 
     index: int
@@ -160,6 +204,12 @@ class Run:
     semi: Semi | None = None
     cleansing: Cleansing | None = None
     views: bool = False
+    white_box: WhiteBox | None = None
+
+    @property
+    def probed(self) -> bool:
+        """Whether a head is trained on features first, or alone."""
+        return self.method not in WHITE_BOX
 
     @property
     def solver(self) -> str:
@@ -193,7 +243,7 @@ class Run:
             row |= {"loss": f.loss, "epochs": f.epochs, "lr": f.lr, "weight_decay": f.weight_decay}
             row |= {"batch_size": f.batch_size, "schedule": "constant"}
         probe = {k: getattr(p, k) for k in ("loss", "epochs", "lr", "weight_decay", "batch_size", "schedule")}
-        row |= {f"probe_{k}": v if f is not None else None for k, v in probe.items()}
+        row |= {f"probe_{k}": v if f is not None and self.probed else None for k, v in probe.items()}
         row |= {k: getattr(f, k, None) for k in ("tau", "cleanse", "augment", "optimizer")}
         row |= self._added()
         row["fft_batch_norm"] = f.batch_norm if f is not None else None
@@ -204,6 +254,12 @@ class Run:
             row |= {k: None for k in PROBE if k not in ("loss", "scale")}
             row["optimizer"] = "lbfgs" if self.logistic is not None else None
             row |= _plain(self.logistic or self.neighbours)
+        if not self.probed:
+            row |= {"tau": None, "cleanse": None}
+            row["q"] = self.probe.q or None
+        if self.white_box is not None:
+            more = _plain(self.white_box)
+            row |= {k: v for k, v in more.items() if self.white_box.lora_rank or not k.startswith("lora_")}
         if self.searched:
             # Apart from what was asked: runs that differ only in what their searches found are one line of a report.
             row |= {"search_holdout": self.searched} | {f"found_{k}": v for k, v in self.found().items()}
@@ -226,7 +282,7 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         """All of it, nested, as plain JSON; what came later and is not used is left out."""
-        late = ("logistic", "neighbours", "searched", "holdout", "early", "semi", "cleansing", "views")
+        late = ("logistic", "neighbours", "searched", "holdout", "early", "semi", "cleansing", "views", "white_box")
         body = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
         return {k: v for k, v in body.items() if v or k not in late}
 
@@ -237,6 +293,9 @@ class Run:
             what = f"k {nearest.k}, {nearest.knn_weights}, seed {self.seed}"
         elif self.logistic is not None:
             what = f"lbfgs, seed {self.seed}, C {self.logistic.C:g}"
+        elif self.finetune is not None and not self.probed:
+            f = self.finetune
+            what = f"{f.loss}, seed {self.seed}, lr {f.lr:g}, decay {f.weight_decay:g}"
         else:
             what = f"{p.loss}, seed {self.seed}, lr {p.lr:g}, decay {p.weight_decay:g}"
         return f"{self.method}, {what}" + (f", fraction {self.fraction:g}" if self.fraction != 1 else "")
@@ -260,6 +319,7 @@ def from_json(body: Mapping[str, Any]) -> Run:
         "early": Early,
         "semi": Semi,
         "cleansing": lambda probe, **v: Cleansing(probe=Probe(**probe), **v),
+        "white_box": WhiteBox,
     }
     return Run(**{k: parts[k](**v) if k in parts and v is not None else v for k, v in body.items()})
 
@@ -273,7 +333,7 @@ def seeds(config: Config) -> tuple[int, ...]:
     return chosen
 
 
-def expand(config: Config, overlays: int, dim: int) -> tuple[Run, ...]:
+def expand(config: Config, overlays: int, dim: int, column: str = "") -> tuple[Run, ...]:
     """Every run: the product of methods, each method's own lists, labels, fractions and seeds, in that order.
 
     Under ``--search`` the lists that are searched are no product: a run has their first values until ``settle``.
@@ -282,13 +342,14 @@ def expand(config: Config, overlays: int, dim: int) -> tuple[Run, ...]:
         config: what was asked.
         overlays: number of labels artifacts; 0: the data's own labels.
         dim: of the features.
+        column: of TURN's Table 8 that the encoder belongs to.
     """
     fractions = once(config.fraction, "--fraction")
     for fraction in fractions:
         if not 0 < fraction <= 1:
             raise UsageError(f"--fraction has {fraction:g}", "shares above 0 and at most 1")
     runs: list[Run] = []
-    for name, lists in axes(config, dim).items():
+    for name, lists in axes(config, dim, column).items():
         method = name.split("/")[0]
         looked = SEARCHED["lbfgs" if "solver" in lists else ""] if config.search else ()
         for values in itertools.product(*(v[:1] if k in looked else v for k, v in lists.items())):
@@ -333,6 +394,13 @@ def _grid(lists: Mapping[str, list[Any]], solver: str) -> itertools.product[tupl
 _NO_STEPS: Mapping[str, Any] = {"epochs": 1, "batch_size": 0, "lr": 0.0, "weight_decay": 0.0, "schedule": "", "q": 0.0}
 
 
+def _white_box(v: Mapping[str, Any]) -> WhiteBox | None:
+    """What of it a run has; None where TURN is as it was."""
+    names = (*TURN_LATER, *BATCH_TERMS, *EARLY, *ADAPTERS)
+    given = {k.removeprefix("fft_"): v[k] for k in names if k in v}
+    return WhiteBox(**given) if given else None
+
+
 def _parts(method: str, v: dict[str, Any]) -> dict[str, Any]:
     if method == "knn":
         nearest = {"temperature": None, **{k: v[k] for k in NEIGHBOURS if k in v}}
@@ -345,6 +413,15 @@ def _parts(method: str, v: dict[str, Any]) -> dict[str, Any]:
         return {
             "probe": Probe(**probe),
             "finetune": Finetune(**{k.removeprefix("fft_"): v[k] for k in TURN}),
+            "white_box": _white_box(v),
+        }
+    if method in WHITE_BOX:
+        probe = {"loss": v["loss"], "scale": v["scale"], **_NO_STEPS, "epochs": 0, "q": v.get("q", 0.0)}
+        tuned = {k.removeprefix("fft_"): v[k] for k in TURN if k in v}
+        return {
+            "probe": Probe(**probe),
+            "finetune": Finetune(**tuned, loss=v["loss"], cleanse="none", tau=0.0),
+            "white_box": _white_box(v),
         }
     # a loss that has no q is not told apart by it
     parts: dict[str, Any] = {"probe": Probe(**{k: v[k] for k in PROBE if k != "q"}, q=v.get("q", 0.0))}

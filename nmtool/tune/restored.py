@@ -139,9 +139,10 @@ def without_turn(runs: Sequence[Run], asked: bool) -> tuple[tuple[Run, ...], int
     """
     kept = tuple(run for run in runs if run.finetune is None)
     if not kept or (asked and len(kept) < len(runs)):
-        number = next(run.index for run in runs if run.finetune is not None)
+        first = next(run for run in runs if run.finetune is not None)
+        number = first.index
         raise DataError(
-            f"run {number} is of method turn: its head belongs to the backbone that it fine-tuned",
+            f"run {number} is of method {first.method}: its head belongs to the backbone that it fine-tuned",
             "a head that was trained on features",
             "name other runs by --run, or tune with lp, mlp, nmtune or knn",
         )

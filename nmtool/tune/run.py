@@ -5,20 +5,28 @@ The only file of the room that is called from outside. Inputs are opened lightly
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from nmtool import settings
 from nmtool.artifact.key import Recipe
-from nmtool.artifact.stage import Session, Staging, produce
+from nmtool.artifact.stage import Session, Staging, place_of, produce
 from nmtool.errors import UsageError
 from nmtool.records import ArtifactRef
 from nmtool.tune import inputs as opening
 from nmtool.tune import plan
 from nmtool.tune.axes import axes
+from nmtool.tune.backbones import column_of
 from nmtool.tune.config import Config
 from nmtool.tune.inputs import Inputs
 from nmtool.tune.method import method_named
 
+if TYPE_CHECKING:
+    from nmtool.tune.crew import Crew
+
 # Raised whenever the same recipe would give other numbers than before.
-EPOCH = 3
+EPOCH = 4
 _MOST_RUNS = 10_000
 
 
@@ -34,26 +42,60 @@ def run(config: Config, session: Session) -> ArtifactRef:
     for name in config.method:  # before a path is looked at: a wrong word is a wrong word
         method_named(name)
     found = opening.resolve(config)
-    runs = plan.expand(config, len(config.labels), found.dim)
+    runs = plan.expand(config, len(config.labels), found.dim, column_of(found.train.encoder))
     tried = sum(map(len, plan.candidates(config, runs, found.dim).values())) if config.search else 0
     if len(runs) + tried > _MOST_RUNS:
         words = f"{len(runs)} runs" + (f" and {tried} candidates of their searches" if tried else "")
         raise UsageError(f"{words} in one call", f"at most {_MOST_RUNS}", "ask for fewer values at once")
+    crew = _crew(session, runs)
+    recipe = _recipe(config, found)
+
+    def build(staging: Staging | None) -> dict[str, object]:
+        return _build(config, session, found, runs, staging, crew)
+
+    if crew is not None and not crew.leads:
+        return crew.follow(place_of(session, recipe, _name(config, found)), recipe.kind, recipe.key, build)
+    with crew.led(recipe.key) if crew is not None else contextlib.nullcontext():
+        return _produce(config, session, found, recipe, build, _work(runs, tried, found))
+
+
+def _crew(session: Session, runs: tuple[plan.Run, ...]) -> Crew | None:
+    """The ranks where there are several; raises ``UsageError`` for what they have no part in."""
+    if session.ranks.world == 1:
+        return None
+    from nmtool.tune.crew import Crew, check_shared
+
+    check_shared(runs, session.ranks.world)
+    return Crew(session.ranks)
+
+
+def _name(config: Config, found: Inputs) -> str:
+    return f"{'-'.join(config.method)}-{found.train.artifact.path.name.rpartition('-')[0] or found.train.split}"
+
+
+def _produce(
+    config: Config,
+    session: Session,
+    found: Inputs,
+    recipe: Recipe,
+    build: Callable[[Staging | None], dict[str, object]],
+    work: str,
+) -> ArtifactRef:
     return produce(
         session,
-        _recipe(config, found),
-        name=f"{'-'.join(config.method)}-{found.train.artifact.path.name.rpartition('-')[0] or found.train.split}",
+        recipe,
+        name=_name(config, found),
         config={**settings.everything(config), "train": found.train.split, "test": found.targets[0].split},
         origin={"features": config.features, "ood": list(config.ood), "labels": list(config.labels)},
-        build=lambda staging: _build(config, session, found, runs, staging),
-        work=_work(runs, tried, found),
+        build=build,
+        work=work,
     )
 
 
 def _recipe(config: Config, found: Inputs) -> Recipe:
     """Resolved values only, of the methods asked: what is spelled out or left to its default has one key."""
     resolved: dict[str, object] = {
-        "methods": axes(config, found.dim),
+        "methods": axes(config, found.dim, column_of(found.train.encoder)),
         "seeds": list(plan.seeds(config)),
         "fraction": list(config.fraction),
         "train": found.train.split,
@@ -85,8 +127,13 @@ def _work(runs: tuple[plan.Run, ...], tried: int, found: Inputs) -> str:
 
 
 def _build(
-    config: Config, session: Session, found: Inputs, runs: tuple[plan.Run, ...], staging: Staging
+    config: Config,
+    session: Session,
+    found: Inputs,
+    runs: tuple[plan.Run, ...],
+    staging: Staging | None,
+    crew: Crew | None,
 ) -> dict[str, object]:
     from nmtool.tune.build import build
 
-    return build(config, session, found, runs, staging)
+    return build(config, session, found, runs, staging, crew)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -31,6 +33,11 @@ class Scaling:
         if self.mean is not None and self.std is not None:
             return (x - self.mean) / self.std
         return x
+
+    def tensors(self) -> dict[str, npt.NDArray[np.float32]]:
+        """What it learned, by the names that a head's tensors have: ``scale.mean`` and ``scale.std``, or nothing."""
+        found = {"scale.mean": self.mean, "scale.std": self.std}
+        return {name: t.cpu().numpy() for name, t in found.items() if t is not None}
 
 
 def learn(kind: str, X: Tensor, rows: Tensor) -> Scaling:

@@ -8,27 +8,24 @@ for, in training mode), the last epoch reported.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
+from torch import Tensor
 
-from nmtool.artifact.format import canonical
 from nmtool.records import Float, Int
-from nmtool.tune import evaluate, fit, network
+from nmtool.tune import fit
 from nmtool.tune import outcome as outcomes_of
 from nmtool.tune.cleanse import Round, cleanse
 from nmtool.tune.cleansed import losses_of
+from nmtool.tune.course import Course
 from nmtool.tune.heads import LinearHeads
 from nmtool.tune.material import Bench, Material
 from nmtool.tune.network import Network
-from nmtool.tune.outcome import Outcome, metadata
-from nmtool.tune.payload import BACKBONE
+from nmtool.tune.outcome import Outcome
 from nmtool.tune.pictures import Pictures
 from nmtool.tune.plan import Run
 
@@ -38,7 +35,7 @@ def tune(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcom
     trained = fit.fit(LinearHeads, runs, material, bench, keep_last=True)
     probes = fit.judge(runs, trained, material, replace(bench, spectra=False))
     first = [_probe_losses(trained, material, k, run) for k, run in enumerate(runs)]
-    rounds = [_round(run, material, found, 1) for run, found in zip(runs, first, strict=True)]
+    rounds = bench.crew.tell([_round(run, material, found, 1) for run, found in zip(runs, first, strict=True)])
     assert material.pictures is not None
     pictures = material.pictures()
     outcomes = []
@@ -49,10 +46,13 @@ def tune(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcom
             outcomes += outcomes_of.from_bytes(kept)
             bench.advance(outcomes[-1].run.finetune.epochs if outcomes[-1].run.finetune else 0)
             continue
-        head = trained.heads.export(k)
+        head = bench.crew.tell(trained.heads.export(k))
         scaling = trained.feed.scalings[trained.feed.view[k]]
-        net = Network(pictures, head["classifier.weight"], head["classifier.bias"], scaling, bench.device)
-        done = _Finetuning(run, probes[k], net, pictures, material, bench, first[k][0], rounds[k]).all_epochs()
+        adapters = run.white_box if run.white_box is not None and run.white_box.lora_rank else None
+        weight, bias = head["classifier.weight"], head["classifier.bias"]
+        net = Network(pictures, weight, bias, scaling, bench.device, adapters, run.seed)
+        selection = Cleansing(run, material, bench, first[k][0], rounds[k])
+        done = _finetuned(run, probes[k], net, pictures, material, bench, selection)
         bench.keep(f"done-{name}", outcomes_of.to_bytes([done]))
         outcomes.append(done)
     return outcomes
@@ -74,78 +74,39 @@ def _round(run: Run, material: Material, found: tuple[Int, Float], number: int) 
     return cleanse(values, rows, noisy, classes=len(material.classes), tau=f.tau, seed=run.seed, number=number)
 
 
-class _Finetuning:
-    """Step 2 of one run: its rounds, its epochs, its checkpoint."""
+class Cleansing:
+    """TURN's selection: the rows that the last cleansing calls clean, balanced over classes.
 
-    def __init__(
-        self,
-        run: Run,
-        probe: Outcome,
-        net: Network,
-        pictures: Pictures,
-        material: Material,
-        bench: Bench,
-        rows: Int,
-        first: Round | None,
-    ) -> None:
+    Args:
+        run: what was asked.
+        material: labels.
+        bench: where news goes.
+        every: the run's training rows.
+        first: the cleansing from the probe's losses; None under ``--cleanse none``.
+    """
+
+    def __init__(self, run: Run, material: Material, bench: Bench, every: Int, first: Round | None) -> None:
         assert run.finetune is not None
-        self.run, self.settings, self.probe = run, run.finetune, probe
-        self.net, self.pictures, self.material, self.bench = net, pictures, material, bench
-        self.optimizer = network.optimiser(net, run)
+        self.run, self.material, self.bench, self.every = run, material, bench, every
         self.overlay = material.overlays[run.labels]
         self.rounds: list[Round] = [first] if first is not None else []
-        self.rows = rows
-        self.history: list[dict[str, Any]] = []
-        self.name = f"turn-{run.index}.safetensors"
 
-    def all_epochs(self) -> Outcome:
-        """Every epoch, then the verdict on every split."""
-        self._restore()
-        last = time.monotonic()
-        for epoch in range(len(self.history) + 1, self.settings.epochs + 1):
-            self._epoch(epoch)
-            self.bench.advance(1)
-            if time.monotonic() - last > fit.CHECKPOINT_S and epoch < self.settings.epochs:
-                self._keep()
-                last = time.monotonic()
-        self._warn_of_harm()
-        return self._judge()
-
-    def _warn_of_harm(self) -> None:
-        """Say so where fine-tuning left its own clean subset worse off than the probe had it: a step that is too large.
-
-        Small networks with BatchNorm may need a tenth of the papers' rates (digits: .99 to .22 at 1e-4, .99 at 1e-5).
-        """
-        if not self.rounds or self.settings.loss != "ce":
-            return
-        before = float(np.mean(self.rounds[0].losses[self.rounds[0].drawn]))
-        after = self.history[-1]["ce"]
-        if after > before:
-            self.bench.report.warning(
-                f"turn, seed {self.run.seed}: the loss on the clean subset is {after:.3f} after fine-tuning, "
-                f"{before:.3f} by the probe before it; lower --fft-lr (now {self.settings.lr:g})"
-            )
-
-    def _epoch(self, epoch: int) -> None:
-        if epoch > 1 and self.settings.cleanse == "each":
-            values = network.losses_of(self.net, self.pictures.train, self.rows, self.overlay.y)
-            found = _round(self.run, self.material, (self.rows, values), epoch)
-            assert found is not None
+    def rows(self, epoch: int, losses: Callable[[], Float]) -> Int:
+        """Rows of an epoch; cleansed before it where that is asked for and was not done yet."""
+        assert self.run.finetune is not None
+        if self.run.finetune.cleanse == "each" and self.rounds[-1].number < epoch:
+            found = self.bench.crew.tell(_round(self.run, self.material, (self.every, losses()), epoch))
             self.rounds.append(found)
-        now = self.rounds[-1] if self.rounds else None
-        chosen = now.chosen if now is not None else self.rows
-        row: dict[str, Any] = {"epoch": self.run.probe.epochs + epoch, "phase": "finetune"}
-        row |= network.train_epoch(
-            self.net, self.optimizer, self.pictures.train, chosen, self.overlay.y, self.run, epoch
-        )
-        target = self.material.targets[0]
-        predicted, _, _ = network.predict(self.net, self.pictures.targets[0], target.rows)
-        row["accuracy"] = float(np.mean(predicted == target.y))
-        if now is not None:
-            row |= {"selected": int(now.selected.sum()), "drawn": len(chosen), **self._quality(now)}
-            if now.number == epoch:
-                self._tell(now)
-        self.history.append(row)
+        return self.rounds[-1].chosen if self.rounds else self.every
+
+    def about(self, epoch: int) -> Mapping[str, Any]:
+        """How many were selected and drawn and, where that is known, how many of them rightly."""
+        if not self.rounds:
+            return {}
+        now = self.rounds[-1]
+        if now.number == epoch:
+            self._tell(now)
+        return {"selected": int(now.selected.sum()), "drawn": len(now.chosen), **self._quality(now)}
 
     def _quality(self, found: Round) -> dict[str, float]:
         """Judged with the clean labels, where they are known apart from those trained on."""
@@ -170,83 +131,74 @@ class _Finetuning:
                 "mixture, or have one loss; all of their samples count as clean"
             )
 
-    def _judge(self) -> Outcome:
-        labels = self.overlay.y
-        trained = np.unique(labels[labels >= 0])
-        scores = []
-        for i, (target, shots) in enumerate(zip(self.material.targets, self.pictures.targets, strict=True)):
-            predicted, confidence, z = network.predict(self.net, shots, target.rows)
-            spectrum = evaluate.spectrum_of(z) if self.bench.spectra else None
-            found = evaluate.scores_of(predicted, confidence, target.y, target=i, trained=trained, spectrum=spectrum)
-            scores.append(found)
-        accuracies = [row["accuracy"] for row in self.history]
-        best = int(np.argmax(accuracies))
-        scores[0] = replace(scores[0], best_accuracy=accuracies[best], best_epoch=best + 1)
-        tensors = {k: v for k, v in self.probe.tensors.items() if k.startswith("scale.")}
-        tensors |= {f"classifier.{k}": v.detach().cpu().numpy() for k, v in self.net.classifier.state_dict().items()}
-        if self.bench.keep_backbone:
-            tensors |= {BACKBONE + k: v.cpu().numpy() for k, v in self.net.backbone.state_dict().items()}
-        probe_rows = [{**row, "phase": "probe"} for row in self.probe.epochs]
-        return Outcome(
-            run=self.run,
-            tensors=tensors,
-            epochs=[*probe_rows, *self.history],
-            scores=scores,
-            notes=self._notes(),
-            cleansing=_columns(self.rounds),
-        )
-
-    def _notes(self) -> Mapping[str, Any]:
-        """What the probe was worth, and the first and last clean set."""
-        notes = dict(self.probe.notes)
-        notes |= {
-            "probe_accuracy": self.probe.scores[0].accuracy,
-            "probe_never_predicted": self.probe.scores[0].never_predicted,
-        }
-        for when, row in (("first", self.history[0]), ("last", self.history[-1])):
-            names = ("selected", "drawn", "purity", "recall", "drawn_purity")
-            notes |= {f"{name}_{when}": row[name] for name in names if name in row}
-        return notes
-
-    def _keep(self) -> None:
-        tensors = {f"net/{k}": v.detach().contiguous() for k, v in self.net.state_dict().items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {
-                f"optimizer/{i}/{k}": torch.as_tensor(v).contiguous() for k, v in state.items() if v is not None
-            }
-        for i, found in enumerate(self.rounds):
-            tensors |= {f"round/{i}/{k}": torch.tensor(getattr(found, k)) for k in _ROUND}
+    def state(self) -> tuple[Mapping[str, Tensor], Any]:
+        """All rounds."""
+        tensors = {f"{i}/{k}": torch.tensor(getattr(found, k)) for i, found in enumerate(self.rounds) for k in _ROUND}
         plain = [
             {"number": r.number, "per_class": r.per_class, "small": r.small_classes, "empty": r.empty_classes}
             for r in self.rounds
         ]
-        meta = canonical({"history": self.history, "rounds": plain}).decode()
-        self.bench.keep(self.name, bytes(save_tensors(tensors, metadata={"nmtool": meta})))
+        return tensors, plain
 
-    def _restore(self) -> None:
-        data = self.bench.kept(self.name)
-        if data is None:
-            return
-        tensors, meta = load_tensors(data), metadata(data)
-        self.net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net/")})
-        state: dict[int, dict[str, Any]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer/"):
-                _, index, key = name.split("/")
-                state.setdefault(int(index), {})[key] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    def restore(self, tensors: Mapping[str, Tensor], plain: Any) -> None:
+        """Go on from what ``state`` gave."""
         self.rounds = [
             Round(
                 number=row["number"],
                 per_class=row["per_class"],
                 small_classes=tuple(row["small"]),
                 empty_classes=tuple(row["empty"]),
-                **{k: tensors[f"round/{i}/{k}"].numpy() for k in _ROUND},
+                **{k: tensors[f"{i}/{k}"].numpy() for k in _ROUND},
             )
-            for i, row in enumerate(meta["rounds"])
+            for i, row in enumerate(plain)
         ]
-        self.history = meta["history"]
+
+    def warn_of_harm(self, last: Mapping[str, Any]) -> None:
+        """Say so where fine-tuning left its own clean subset worse off than the probe had it: a step that is too large.
+
+        Small networks with BatchNorm may need a tenth of the papers' rates (digits: .99 to .22 at 1e-4, .99 at 1e-5).
+        """
+        assert self.run.finetune is not None
+        if not self.rounds or self.run.finetune.loss != "ce":
+            return
+        before = float(np.mean(self.rounds[0].losses[self.rounds[0].drawn]))
+        if last["ce"] > before:
+            self.bench.report.warning(
+                f"turn, seed {self.run.seed}: the loss on the clean subset is {last['ce']:.3f} after fine-tuning, "
+                f"{before:.3f} by the probe before it; lower --fft-lr (now {self.run.finetune.lr:g})"
+            )
+
+
+def _finetuned(
+    run: Run, probe: Outcome, net: Network, pictures: Pictures, material: Material, bench: Bench, selection: Cleansing
+) -> Outcome:
+    """Step 2 of one run."""
+    course = Course(run, net, pictures, material, bench, selection.every, selection)
+    course.all_epochs()
+    selection.warn_of_harm(course.history[-1])
+    scores = course.judge()
+    scaling = {k: v for k, v in probe.tensors.items() if k.startswith("scale.")}
+    return Outcome(
+        run=run,
+        tensors={**scaling, **course.tensors()},
+        epochs=[*({**row, "phase": "probe"} for row in probe.epochs), *course.history],
+        scores=scores,
+        notes=_notes(probe, course.history),
+        cleansing=_columns(selection.rounds),
+    )
+
+
+def _notes(probe: Outcome, history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What the probe was worth, and the first and last clean set."""
+    notes = dict(probe.notes)
+    notes |= {
+        "probe_accuracy": probe.scores[0].accuracy,
+        "probe_never_predicted": probe.scores[0].never_predicted,
+    }
+    for when, row in (("first", history[0]), ("last", history[-1])):
+        names = ("selected", "drawn", "purity", "recall", "drawn_purity")
+        notes |= {f"{name}_{when}": row[name] for name in names if name in row}
+    return notes
 
 
 _ROUND = ("rows", "losses", "posterior", "selected", "drawn")

@@ -20,7 +20,19 @@ from typing import Any
 from tests.bench.measure import Found, Line, machine, say
 from tests.bench.sizes import QUICK, Sizes
 
-BENCHES = ("extract", "store", "heads", "step", "spectrum", "cli", "cleansing", "labels")
+BENCHES = (
+    "extract",
+    "store",
+    "memory",
+    "heads",
+    "step",
+    "table14",
+    "spectrum",
+    "cli",
+    "cleansing",
+    "labels",
+    "finetune",
+)
 HEADER = ("", "unit", "plain", "nmtool", "ratio", "limit", "share", "noise", "the limit is")
 
 
@@ -101,6 +113,7 @@ def _text(facts: Mapping[str, Any], results: Mapping[str, Found], seconds: Mappi
         out += [f"  - {note}" for note in results[name].notes]
     out += [
         "",
+        *(["one torch thread: step and heads are in seconds of the processor"] if facts["torch_threads"] == 1 else []),
         "ratio: how many times as fast as plain; share: of the limit; noise: slowest round over fastest, minus 1.",
         f"load average {facts['load'][0]} before, {facts['load_after'][0]} after, on {facts['cores']} cores",
     ]

@@ -11,12 +11,14 @@ class Sizes:
 
     Attributes:
         rounds: times each contender is run, in turns.
-        images, arch, image_size: extract.
+        images, archs, image_size: extract; those after the first with a quarter of the images.
         store_mb: store, 10^6 bytes.
+        memory_rows: memory.
         head_rows, head_dim, head_classes, head_epochs: heads; 50,000 rows and 30 epochs are a real table's size.
         head_rounds: heads, in place of ``rounds``: the plain loops are slow.
         grid_epochs: heads, the grid of 52 learning rates and decays; one epoch of that is much work already.
         step_dims, step_batches: step.
+        table_dim, table_epochs: table14.
         spectrum_rows, spectrum_dim: spectrum.
         mixture_classes, mixture_rows: cleansing.
         cli_runs: cli.
@@ -24,10 +26,11 @@ class Sizes:
     """
 
     rounds: int = 3
-    images: int = 600
-    arch: str = "mobilenetv2_100"
+    images: int = 512
+    archs: tuple[str, ...] = ("mobilenetv2_100", "resnet50")
     image_size: int = 224
     store_mb: int = 400
+    memory_rows: int = 1_000_000
     head_rows: int = 20_000
     head_dim: int = 768
     head_classes: int = 100
@@ -36,6 +39,8 @@ class Sizes:
     grid_epochs: int = 1
     step_dims: tuple[int, ...] = (768, 2048)
     step_batches: tuple[int, ...] = (64, 512)
+    table_dim: int = 2048
+    table_epochs: int = 30
     spectrum_rows: int = 50_000
     spectrum_dim: int = 768
     mixture_classes: int = 1000
@@ -48,6 +53,7 @@ QUICK = Sizes(
     rounds=2,
     images=128,
     store_mb=100,
+    memory_rows=50_000,
     head_rows=4000,
     head_epochs=3,
     head_rounds=1,

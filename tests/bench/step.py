@@ -6,7 +6,6 @@ measured bandwidth. Nothing is allowed for losses, activations and gathering the
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +22,7 @@ from nmtool.tune.mlp import MlpHeads
 from nmtool.tune.nmtune import Regularisers
 from nmtool.tune.plan import expand
 from tests.bench import plain
-from tests.bench.measure import Contender, Found, Line, adamw_s, in_turns, product_s, say
+from tests.bench.measure import Contender, Found, Line, adamw_s, clock, in_turns, product_s, say
 from tests.bench.sizes import Sizes
 
 CLASSES, WEIGHT, LR, DECAY = 100, 0.01, 1e-3, 1e-4
@@ -112,7 +111,7 @@ def _ours(method: str, X: torch.Tensor, y: torch.Tensor, batch: int, steps: int)
 
     def sample() -> float:
         ticks: list[float] = []
-        at = Bench(device=X.device, report=Silence(), advance=lambda done: ticks.append(time.perf_counter()))
+        at = Bench(device=X.device, report=Silence(), advance=lambda done: ticks.append(clock()))
         fit(MlpHeads, runs, material, at, terms)
         return (ticks[-1] - ticks[-2]) / steps
 
@@ -125,9 +124,9 @@ def _plain(X: torch.Tensor, y: torch.Tensor, batch: int, steps: int, weight: flo
         model = plain.Mlp(X.shape[1], CLASSES)
         optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=DECAY)
         plain.train_mlp(model, optimizer, X[: 2 * batch], y[: 2 * batch], batch, weight)  # warm, as above
-        began = time.perf_counter()
+        began = clock()
         plain.train_mlp(model, optimizer, X, y, batch, weight)
-        return (time.perf_counter() - began) / steps
+        return (clock() - began) / steps
 
     return sample
 

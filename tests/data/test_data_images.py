@@ -306,3 +306,16 @@ def test_damaged_bytes_give_an_image_or_a_broken_sample(seed: int, kind: str) ->
         return
     assert got.dtype == np.uint8
     assert got.shape[2] == 3
+
+
+def test_thumbnails_are_written_anew() -> None:
+    from nmtool.data.images import thumbnail
+
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    assert thumbnail(small, 32).startswith(b"\x89PNG")
+    assert np.array_equal(decode(thumbnail(small, 32)), small)  # as it was, never made larger
+    large = decode(thumbnail(np.full((300, 600, 3), 90, dtype=np.uint8), 96))
+    assert large.shape == (48, 96, 3)
+    assert np.abs(large.astype(int) - 90).max() <= 3
+    assert thumbnail(np.zeros((1, 500, 3), dtype=np.uint8), 96).startswith(b"\xff\xd8\xff")

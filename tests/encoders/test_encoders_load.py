@@ -16,9 +16,10 @@ import timm
 import timm.data
 import torch
 from PIL import Image
-from safetensors.torch import save, save_file
+from safetensors.torch import load_file, save, save_file
 
 from nmtool.artifact.memo import Memo
+from nmtool.data.images import decode
 from nmtool.encoders.checkpoints import read_safetensors
 from nmtool.encoders.device import choose_device, one_thread_each, thread_count
 from nmtool.encoders.encoder import ImageEncoder as Encoder
@@ -176,6 +177,41 @@ def test_mobilenet_with_real_weights_knows_its_padding(real_weights: Path) -> No
     other = loaded(path, "mobilenetv2_100").features(images)
     assert same.shape == (2, 1280)
     assert not torch.allclose(same, other, atol=1e-2)
+
+
+def test_a_narrow_mobilenet_v1_with_real_weights(real_weights: Path, real_data: Any) -> None:
+    """A quarter of the width by ``channel_multiplier``; one nearest-class-mean on photographs beats chance by far."""
+    path = real_weights / "mobilenetv1_025.in1k_tf_quant.fp16.safetensors"
+    override = {"size": 128, "mean": (0.5,), "std": (0.5,)}
+    kwargs = {"channel_multiplier": 0.25, "pad_type": "same"}
+    encoder = loaded(path, "mobilenetv1_100", kwargs=kwargs, overrides=override)
+    assert encoder.spec.dim == 256
+    X, y = [], []
+    for at, folder in enumerate(sorted((real_data("pacs") / "pacs" / "photo" / "train").iterdir())):
+        for file in sorted(folder.glob("*.jpg"))[:20]:
+            X.append(encoder.prepare(decode(file.read_bytes())))
+            y.append(at)
+    with torch.inference_mode():
+        Z, labels = encoder.features(torch.stack(X)).double(), torch.tensor(y)
+    learn = torch.arange(len(y)) % 2 == 0
+    means = torch.stack([Z[learn & (labels == c)].mean(0) for c in range(7)])
+    guess = torch.cdist(Z[~learn], means).argmin(1)
+    assert (guess == labels[~learn]).double().mean() > 0.6  # chance: 1/7
+
+    own = timm.models.efficientnet._gen_mobilenet_v1("mobilenetv1_100", channel_multiplier=0.25, pad_type="same").eval()
+    own.load_state_dict({name: t.float() for name, t in load_file(path).items()}, strict=False)
+    with torch.inference_mode():
+        wanted = own.forward_head(own.forward_features(torch.stack(X[:8])), pre_logits=True)
+        torch.testing.assert_close(encoder.features(torch.stack(X[:8])), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_multipliers_are_timms_to_refuse_where_it_has_none() -> None:
+    assert create("mobilenetv2_100", {"channel_multiplier": 0.5}, num_classes=0, seed=0).conv_stem.out_channels == 16
+    assert create("mobilenetv2_100", {}, num_classes=0, seed=0).conv_stem.out_channels == 32
+    with pytest.raises(UsageError, match="channel_multiplier"):
+        create("test_resnet", {"channel_multiplier": 0.5}, num_classes=0, seed=0)
+    with pytest.raises(UsageError, match="multipliers"):
+        create("mobilenetv2_100", {"channel_multiplier": 0.5}, num_classes=0, seed=0, weights="any.safetensors")
 
 
 def test_devices_and_threads() -> None:

@@ -94,7 +94,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return produce(Session(store=store), recipe, name="x", config={}, build=build).path
 
 
-KINDS = ("labels", "backbone", "features", "spectrum", "heads", "report")
+KINDS = ("labels", "backbone", "features", "spectrum", "heads", "audit", "report")
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,8 @@ def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "extract backbone digits --split train,test -o features",
         "spectrum features -o spectrum",
         "tune features --method lp --epochs 2 --labels labels -o heads",
-        "report labels backbone features spectrum heads -o report",
+        "audit features:train --labels labels -o audit",
+        "report labels backbone features spectrum heads audit -o report",
     )
     for line in lines:
         command = [sys.executable, "-m", "nmtool", *line.split()]

@@ -10,12 +10,15 @@ from sklearn import metrics as reference
 from nmtool.errors import DataError
 from nmtool.numerics.metrics import (
     accuracy,
+    area_under_roc,
+    average_precision,
     confusion,
     expected_calibration_error,
     macro_f1,
     matthews_correlation,
     mean_per_class,
     pearson_correlation,
+    precision_recall,
 )
 
 SMALL = settings(derandomize=True, max_examples=60, deadline=None)
@@ -122,3 +125,30 @@ def test_bad_classes_and_confidences_are_refused():
     ]:
         with pytest.raises(DataError):
             expected_calibration_error(confidence, right, bins)
+
+
+@SMALL
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.5, 0.5001, 1.0]), st.booleans()), min_size=2, max_size=40))
+def test_detection_against_sklearn(pairs):
+    scores, wanted = np.array([s for s, _ in pairs]), np.array([w for _, w in pairs])
+    if 0 < wanted.sum() < len(wanted):
+        assert area_under_roc(scores, wanted) == pytest.approx(reference.roc_auc_score(wanted, scores))
+        assert average_precision(scores, wanted) == pytest.approx(reference.average_precision_score(wanted, scores))
+    else:
+        assert area_under_roc(scores, wanted) is None
+
+
+def test_detection_by_hand():
+    # pairs (wanted, not): .9 > .8, .9 > .1, .3 < .8, .3 > .1
+    assert area_under_roc([0.9, 0.8, 0.3, 0.1], np.array([True, False, True, False])) == 0.75
+    assert average_precision([0.9, 0.8, 0.3, 0.1], np.array([True, False, True, False])) == pytest.approx(
+        (1 + 2 / 3) / 2
+    )
+    assert area_under_roc([1, 1, 1], np.array([True, False, True])) == 0.5
+    assert average_precision([1.0], np.array([False])) is None
+    assert precision_recall([True, True, False], [True, False, False]) == (0.5, 1.0)
+    assert precision_recall([False], [False]) == (None, None)
+    with pytest.raises(DataError):
+        area_under_roc([np.nan, 1.0], np.array([True, False]))
+    with pytest.raises(DataError):
+        average_precision([1.0], [1])

@@ -96,7 +96,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     views = [torch.arange(300), torch.from_numpy(np.sort(rng.permutation(300)[:37]))]
     found = []
     for block in (32768, 64, 7):
-        monkeypatch.setattr(knn, "_TRAINED", block)
+        monkeypatch.setattr("nmtool.numerics.nearest._TRAINED", block)
         found.append(knn.nearest(asked, trained, views, 11))
     products = (asked @ trained.T).numpy()
     for view, *several in zip(views, *found, strict=True):

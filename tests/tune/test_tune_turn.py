@@ -15,12 +15,12 @@ import torch
 from conftest import Given
 from safetensors.torch import load_file
 from test_tune_cache import _KILL
-from tune_samples import Notes, results, table, tune
+from tune_samples import Notes, results, table, tune, write_labels
 
 from nmtool.artifact.memo import Memo
 from nmtool.artifact.open import open_artifact
 from nmtool.data.sources import open_dataset
-from nmtool.errors import DataError, InputMissingError
+from nmtool.errors import DataError, DivergedError, InputMissingError
 from nmtool.numerics.seeds import generator
 from nmtool.records import ArtifactRef
 from nmtool.tune.cleanse import cleanse
@@ -135,7 +135,7 @@ def test_a_killed_turn_ends_with_the_same_content(encoded: Given, tmp_path: Path
         }
     )
     contents = []
-    # Checkpoints: two of the probe, its last, two of the first run, its end; so the seventh is the second run's first.
+    # Checkpoints: two of the probe, its last, then one a step and one an epoch: the seventh is within fine-tuning.
     for store, kill, code in (("whole", 0, 0), ("killed", 7, -9), ("killed", 0, 0)):
         argv = [str(tmp_path / store), str(encoded.features.path), str(kill), settings]
         done = subprocess.run([sys.executable, "-c", _KILL, *argv], capture_output=True, text=True, timeout=240)
@@ -178,3 +178,109 @@ def test_cleansing_on_synthetic_losses_finds_the_clean_half() -> None:
     assert counts.tolist() == [np.bincount(noisy[right]).min()] * 3
     quality = found.quality(np.where(right, noisy, (noisy + 1) % 3), noisy)
     assert quality == {"purity": 1.0, "recall": 1.0, "drawn_purity": 1.0}
+
+
+def _rows(classes: int = 3, each: int = 20) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    noisy = np.repeat(np.arange(classes), each)
+    return noisy, np.arange(len(noisy))
+
+
+def test_cleansing_where_a_class_has_nothing_clean() -> None:
+    """Its sample of lowest loss stands for it, so that each class gives one; the class is named."""
+    noisy, rows = _rows()
+    losses = np.tile(np.linspace(0.1, 3.0, 20), 3)
+    # a posterior of 1 is not above 1: nothing is selected anywhere
+    found = cleanse(losses, rows, noisy, classes=3, tau=1.0, seed=0, number=1)
+    assert found.empty_classes == (0, 1, 2)
+    assert found.chosen.tolist() == [0, 20, 40]
+    assert found.per_class == 1
+
+
+def test_cleansing_a_class_of_one_sample_and_a_class_of_one_loss() -> None:
+    """Neither has a mixture: all of it counts as clean, and is named; the smallest bounds the draw."""
+    noisy = np.array([0] * 20 + [1] + [2] * 10)
+    losses = np.concatenate([np.linspace(0, 3, 20), [9.0], np.full(10, 2.0)])
+    found = cleanse(losses, np.arange(31), noisy, classes=3, tau=0.6, seed=0, number=1)
+    assert found.small_classes == (1, 2)
+    assert found.selected[20:].all()
+    assert np.bincount(noisy[found.chosen]).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_cleansing_where_all_losses_are_equal(classes: int) -> None:
+    noisy, rows = _rows(classes)
+    found = cleanse(np.full(len(rows), 0.7), rows, noisy, classes=classes, tau=0.6, seed=0, number=1)
+    assert found.small_classes == tuple(range(classes))
+    assert found.chosen.tolist() == rows.tolist()
+
+
+def test_cleansing_where_nothing_and_everything_is_wrong() -> None:
+    """Purity 0 without recall (nothing to find), and purity 1: numbers, never NaN."""
+    noisy, rows = _rows()
+    losses = generator(0, "test").random(len(rows))
+    found = cleanse(losses, rows, noisy, classes=3, tau=0.6, seed=0, number=1)
+    assert len(found.chosen) >= 3
+    assert found.quality((noisy + 1) % 3, noisy) == {"purity": 0.0, "drawn_purity": 0.0}
+    assert found.quality(noisy, noisy)["purity"] == 1.0
+
+
+def _labelled(encoded: Given, store: Path, noisy: Any) -> str:
+    """Labels of the digits that ``encoded`` was made of."""
+    given = table(encoded.labels, "labels.parquet")
+    assert len(noisy) == len(given["clean"])
+    names = json.loads((encoded.labels.path / "data" / "classes.json").read_text())
+    ref = write_labels(store, "train", given["clean"], noisy, names, samples=list(given["sample"]))
+    return str(ref.path)
+
+
+@pytest.mark.parametrize("case", ["no noise", "all wrong", "two classes, one of a single sample"])
+def test_turn_where_labels_are_at_an_extreme(encoded: Given, store: Path, case: str) -> None:
+    """Defined and told: a round, a training set of at least one image a class, finite scores."""
+    clean = np.array(table(encoded.labels, "labels.parquet")["clean"])
+    two = np.zeros_like(clean)
+    two[int(np.flatnonzero(clean == 1)[0])] = 1
+    noisy = {"no noise": clean, "all wrong": (clean + 1) % 10}.get(case, two)
+    notes = Notes()
+    ref = tune(store, encoded.features, notes, labels=_labelled(encoded, store, noisy), probe_epochs=5, **SHORT)
+    (row,) = results(ref)
+    assert 0 <= row["accuracy"] <= 1
+    found = table(ref, "cleansing.parquet")
+    for number in (1, 2):
+        drawn = found["noisy"][(found["round"] == number) & found["drawn"]]
+        assert set(drawn) == set(noisy)
+    if case == "no noise":
+        assert row["purity_first"] == row["purity_last"] == 1.0
+    elif case == "all wrong":
+        assert row["purity_first"] == 0.0
+        assert row["accuracy"] < 0.2
+    else:
+        assert any("1 classes are too small for a mixture" in w for w in notes.warnings)
+        assert (found["drawn"] & (found["round"] == 1)).sum() == 2
+
+
+def test_a_failure_of_the_features_half_comes_before_any_image(
+    encoded: Given, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probe and the first cleansing are over before the backbone is loaded or a picture decoded."""
+    from nmtool.tune import pictures
+
+    opened: list[str] = []
+    load, decode = pictures.load_image, pictures.Shots.batch
+
+    def watched(*args: Any, **more: Any) -> Any:
+        opened.append("backbone")
+        return load(*args, **more)
+
+    def watched_too(*args: Any, **more: Any) -> Any:
+        opened.append("image")
+        return decode(*args, **more)
+
+    monkeypatch.setattr(pictures, "load_image", watched)
+    monkeypatch.setattr(pictures.Shots, "batch", watched_too)
+    with pytest.raises(DivergedError, match="gce"):
+        tune(store, encoded.features, probe_lr=1e38, probe_epochs=2, **SHORT)
+    assert opened == []
+    notes = Notes()
+    tune(store, encoded.features, notes, probe_epochs=2, **SHORT)
+    assert opened[0] == "backbone"
+    assert "image" in opened

@@ -86,14 +86,21 @@ def write_features(
     return produce(Session(store=store), recipe, name="pixels", config={}, build=build)
 
 
-def write_labels(store: Path, split: str, clean: Any, noisy: Any, classes: Sequence[str] = NAMES) -> ArtifactRef:
-    """A labels artifact as ``inject-noise`` lays it out."""
+def write_labels(
+    store: Path,
+    split: str,
+    clean: Any,
+    noisy: Any,
+    classes: Sequence[str] = NAMES,
+    samples: Sequence[str] | None = None,
+) -> ArtifactRef:
+    """A labels artifact as ``inject-noise`` lays it out; ``samples`` where ``write_features`` did not name them."""
     clean, noisy = np.asarray(clean, dtype=np.int64), np.asarray(noisy, dtype=np.int64)
 
     def build(staging: Staging) -> Mapping[str, object]:
         columns = {
             "row": np.arange(len(clean)),
-            "sample": [f"{split}/{i:05d}" for i in range(len(clean))],
+            "sample": list(samples) if samples is not None else [f"{split}/{i:05d}" for i in range(len(clean))],
             "split": [split] * len(clean),
             "clean": clean,
             "noisy": noisy,

@@ -1,0 +1,1 @@
+"""Verb ``audit``: which labels of a split are probably wrong, from its features alone."""

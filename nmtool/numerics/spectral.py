@@ -1,0 +1,260 @@
+"""The dominant share of a spectrum and its gradient (NMTune Eq. 5) from the smaller Gram matrix, by two roads.
+
+With Z = U diag(s) V' of n = min(B, D) singular values, S = sum(s) and T the mean of the k largest, the loss is -T / S,
+dL/ds_j = -([j <= k]/k - T/S) / S, and dL/dZ = sum_j dL/ds_j u_j v_j' = M Z, where M = U diag(dL/ds_j / s_j) U' (for
+B > D: Z M, with V): the larger side's vectors are never formed. M comes from
+
+- ``eigen``: one Hermitian eigendecomposition. The road on CPU;
+- ``products``: matrix products alone, batched over heads: a Newton-Schulz iteration for the inverse square root of the
+  Gram matrix, and repeated squaring of it (a power iteration of 2^14 steps) for the largest value. The road on CUDA,
+  where an eigendecomposition costs more than a training step. It has been run on CPU tensors only so far.
+
+A Gram matrix in float32 knows singular values down to some 1/200 of the largest, in float64 to 1e-6 and below: where
+rounding may have cost more than is tolerable, the matrix is done again in float64, and those that the products do not
+solve are decomposed. Products are made
+in the tensor's own precision: neither bf16 nor TF32 keeps the small values, which weigh as much as the large ones here.
+This module refuses to handle values that are not finite: its caller scales and masks.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Road = Literal["auto", "eigen", "products"]
+
+EXACT_BELOW = 256
+"""Up to this many singular values float64 costs little beside the step; beyond, float32 is tried first."""
+
+# Whether a precision was enough is judged by what rounding of the Gram matrix may have done: to the loss, and to the
+# directions of the gradient (a share of 2e-3 of their squared length leaves a cosine of 0.999).
+_LOSS_ERROR, _DIRECTION_ERROR = 5e-6, 2e-3
+_HOPELESS = 300.0  # largest over smallest pivot of a Cholesky factor beyond which float32 is not even tried
+# Quintics a s + b s^3 + c s^5: the first (Jordan et al. 2024, Muon) lifts small values 3.44 times a step and keeps
+# large ones in [0.68, 1.13]; the second, Newton-Schulz of order 5, cubes the distance to 1.
+_LIFT, _POLISH = (3.4445, -4.7750, 2.0315), (1.875, -1.25, 0.375)
+_LIFTS = {torch.float32: 6, torch.float64: 12}  # 3.44^6 = 1,670 and 3.44^12 = 2.8e6: above what is trusted
+_POLISHES = 4
+_LEFT_OVER, _OFF = 1e-3, 1e-5  # what an iteration that has converged leaves
+_POWERS, _APART, _TINY = 12, 2e-6, 1e-30  # steps to a value that stands out; how exact its vector has to be
+_SQUARINGS = 14
+
+
+def share(Z: Tensor, gram: Tensor, topk: int, road: Road = "auto") -> tuple[Tensor, Tensor, Tensor | None]:
+    """Loss, and gradient in two parts, of K matrices.
+
+    Args:
+        Z: [K, B, D] finite, its largest element about 1.
+        gram: [K, n, n] Z Z' (B <= D) or Z' Z, in float64, or in float32 to try that first.
+        topk: k, 1 or more; capped at n.
+        road: ``auto`` is by the device's type.
+
+    Returns:
+        Loss [K] float64; M [K, n, n] in gram's dtype, with the gradient M Z (B <= D) or Z M; and, where there were
+        matrices for which M Z takes float64, their gradients [K, B, D] (zero for the others, whose M is not zero).
+    """
+    if road == "auto":
+        road = "products" if Z.device.type == "cuda" else "eigen"
+    solve = _by_products if road == "products" else _by_eigen
+    if gram.dtype == torch.float64:
+        loss, left, bad = solve(gram, topk)
+        return *_mended(gram, topk, loss, left, bad), None
+    peak = off = None
+    if solve is _by_eigen:
+        gram, peak, off = _lowered(Z, gram)
+    bad = _ill(gram)
+    if not bad.any():
+        loss, left, bad = solve(gram, topk, peak, off)
+        if not bad.any():
+            return loss, left, None
+    else:
+        loss, left = gram.new_zeros(len(gram), dtype=torch.float64), torch.zeros_like(gram)
+        if not bad.all():
+            good = ~bad
+            parts = (None, None) if peak is None or off is None else (peak[good], off[good])
+            loss[good], left[good], again = solve(gram[good], topk, *parts)
+            bad[good] = again
+    worse = Z[bad].double()
+    wide = worse.shape[-2] <= worse.shape[-1]
+    exact = worse @ worse.mT if wide else worse.mT @ worse
+    loss[bad], slopes = _mended(exact, topk, *solve(exact, topk))
+    if _narrow(slopes, exact, loss[bad]):
+        left[bad] = slopes.to(left.dtype)
+        return loss, left, None
+    left[bad] = 0.0
+    dense = torch.zeros_like(Z)
+    dense[bad] = (slopes @ worse if wide else worse @ slopes).to(Z.dtype)
+    return loss, left, dense
+
+
+def _narrow(left: Tensor, gram: Tensor, loss: Tensor) -> bool:
+    """Whether the products M Z keep their directions in float32, too, for all of these float64 matrices.
+
+    Rounding is about eps |M| |Z|; the gradient is at least sqrt(n - 1) T / S^2 long, thus sqrt(n - 1) loss^2 / s_1.
+    """
+    eps, n = torch.finfo(torch.float32).eps / 2, gram.shape[-1]
+    size = gram.diagonal(dim1=-2, dim2=-1).sum(-1)  # |Z|^2, at least s_1^2
+    lost = (eps * size).square() * left.square().sum((-2, -1))
+    return bool((lost < _DIRECTION_ERROR / 20 * (n - 1) * loss**4).all())
+
+
+def _ill(gram: Tensor) -> Tensor:
+    """[K] whether float32 is surely not enough: a tenth of what an eigendecomposition costs, and tells before it."""
+    factor, info = torch.linalg.cholesky_ex(gram)
+    pivots = factor.diagonal(dim1=-2, dim2=-1)
+    bad: Tensor = (info != 0) | ~(pivots.amin(-1) * _HOPELESS > pivots.amax(-1))
+    return bad
+
+
+def _lowered(Z: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The Gram matrix with its largest value brought near the next ones: what float32 loses is a share of the largest.
+
+    Outputs of a network mostly point one way (their mean), so that s_1 is ten to a hundred times s_2; without that
+    direction, taken from Z itself, float32 is enough for most of them.
+
+    Returns:
+        Gram [K, n, n], whose largest eigenvalue stands for s_1^2; the true s_1^2 [K], and how far off its vector is,
+        relative; zeros for matrices left as they are, where no value stands out.
+    """
+    by_rows = Z.shape[-2] <= Z.shape[-1]
+    vector = gram.sum(-1, keepdim=True)
+    for _ in range(_POWERS):
+        vector = gram @ (vector / vector.norm(dim=-2, keepdim=True).clamp_min(_TINY))
+    vector = vector / vector.norm(dim=-2, keepdim=True).clamp_min(_TINY)
+    along = vector.mT @ Z if by_rows else Z @ vector  # s_1 times the vector of the other side
+    rest = Z - vector @ along if by_rows else Z - along @ vector.mT
+    top = along.square().sum((-2, -1))
+    cross = rest @ along.mT if by_rows else along.mT @ rest  # nothing, were the vector exact
+    off = cross.flatten(1).norm(dim=-1) / top.clamp_min(_TINY)
+    # once more: what rounding of s_1 has left of the direction is much beside the small values
+    rest = rest - vector @ (vector.mT @ rest) if by_rows else rest - (rest @ vector) @ vector.mT
+    lower = rest @ rest.mT if by_rows else rest.mT @ rest
+    size = 2 * lower.square().sum((-2, -1)).sqrt()  # at least 2 s_2^2: the direction stays the first, and apart
+    fit = (off < _APART) & (size < top)
+    lower = torch.baddbmm(lower, vector * size[:, None, None], vector.mT)
+    if not fit.all():
+        lower = torch.where(fit[:, None, None], lower, gram)
+    return lower, torch.where(fit, top, 0.0), torch.where(fit, off, 0.0)
+
+
+def _sure(inverses: Tensor, squares: Tensor, part: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """[K] whether the precision was enough.
+
+    With t the Gram matrix's norm, its rounding moves s_j^2 by about eps t, thus s_j by eps t / (2 s_j) and the
+    direction u_j v_j' by eps t / s_j^2. Given, [K]: the sums of t^(1/2) / s_j and of its squares, and
+    |loss| t^(1/2) / S.
+    """
+    eps = torch.finfo(dtype).eps / 2  # what rounding loses
+    return (eps / 2 * inverses * part < _LOSS_ERROR) & (eps * squares / n < _DIRECTION_ERROR)
+
+
+def _mended(gram: Tensor, topk: int, loss: Tensor, left: Tensor, bad: Tensor) -> tuple[Tensor, Tensor]:
+    """In float64 nothing is left but to decompose, and to cut off what rounding has made."""
+    if bad.any():
+        loss[bad], left[bad], _ = _by_eigen(gram[bad], topk)
+    return loss, left
+
+
+def _by_eigen(
+    gram: Tensor, topk: int, peak: Tensor | None = None, off: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [K], M [K, n, n], and which of them the precision is not enough for (in float64: none).
+
+    ``peak`` and ``off`` are those of ``_lowered``.
+    """
+    squares, vectors = torch.linalg.eigh(gram)
+    squares, vectors = squares.double().flip(-1), vectors.flip(-1)
+    n, norm = squares.shape[-1], squares[..., :1].clone()
+    # what is below the rounding of the Gram matrix is taken for 0; such directions get no gradient, which is one of
+    # the valid subgradients
+    real = squares > norm * ((n if gram.dtype == torch.float64 else 1) * torch.finfo(gram.dtype).eps)
+    if peak is not None:
+        squares[..., 0] = torch.where(peak > 0, peak.double(), squares[..., 0])
+    values = torch.where(real, squares, 0.0).clamp_min(0.0).sqrt()
+    total = values.sum(-1, keepdim=True)
+    alive = total > 0
+    total = torch.where(alive, total, 1.0)
+    k = min(topk, n)
+    top = values[..., :k].mean(-1, keepdim=True)
+    first = torch.zeros(n, dtype=values.dtype, device=values.device)
+    first[:k] = 1.0 / k
+    slope = -(first - top / total) / total
+    factor = torch.where(real & alive, slope / torch.where(real, values, 1.0), 0.0)
+    left = (vectors * factor.to(gram.dtype).unsqueeze(-2)) @ vectors.mT
+    if gram.dtype == torch.float64:
+        bad = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
+    else:
+        norm = norm.clamp_min(0.0).sqrt()
+        ratios = norm / values  # infinite where a value is lost: not sure
+        part = (norm * values[..., :1] / total.square())[..., 0]
+        bad = ~_sure(ratios.sum(-1), ratios.square().sum(-1), part, n, gram.dtype)
+        if off is not None:  # what the lowered direction has of the others
+            mixed = (off.double() + _APART).square() * (values[..., :1] / values).square().mean(-1)
+            # and what the product M Z rounds, of the gradient's length
+            eps = torch.finfo(gram.dtype).eps / 2
+            rounded = (eps * values[..., :1] * factor).square().sum(-1) / slope.square().sum(-1)
+            bad |= ~((off == 0) | ((mixed < _DIRECTION_ERROR) & (rounded < _DIRECTION_ERROR / 20)))
+    return (-top / total)[..., 0], left, bad
+
+
+def _by_products(
+    gram: Tensor, topk: int, peak: Tensor | None = None, off: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``_by_eigen``; which of them did not converge, lack rank or are out of the precision's reach.
+
+    The Gram matrix is taken as it is: there is no ``peak``. More than one largest value (topk above 1) is not separated
+    by squaring: all of them are given back as bad.
+    """
+    del peak
+    n = gram.shape[-1]
+    top, vector, off = _largest(gram)
+    alive = top > 0
+    top = torch.where(alive, top, 1.0)
+    # a hundredth above 1 does no harm to the iteration, but below is where it converges
+    scaled = gram / (1.01 * top)[:, None, None]
+    root, left_over = _inverse_root(scaled)
+    values = (scaled * root).sum((-2, -1)).double()  # the trace of the product: sum of the singular values, scaled
+    total = values * (1.01 * top.double()).sqrt()
+    sigma = top.double().sqrt()
+    # dL/dZ = T/S^2 U V' - 1/S u_1 v_1'; U V' = (Z Z')^(-1/2) Z and v_1' = u_1' Z / s_1
+    polar = root * (sigma / total.square() / (1.01 * top.double()).sqrt()).to(gram.dtype)[:, None, None]
+    first = vector @ vector.mT * (1 / (total * sigma)).to(gram.dtype)[:, None, None]
+    trace = root.diagonal(dim1=-2, dim2=-1).sum(-1)
+    good = _sure(trace.double(), root.square().sum((-2, -1)).double(), values**-2, n, gram.dtype)
+    good &= alive & (left_over < _LEFT_OVER) & (off < _OFF)  # not a number is not good
+    if topk > 1 and n > 1:
+        good = torch.zeros_like(good)
+    return -sigma / total, polar - first, ~good
+
+
+def _largest(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Largest eigenvalue [K], its vector [K, n, 1], and how far off the two are, relative to the value."""
+    power = gram
+    for _ in range(_SQUARINGS):
+        power = power / power.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(1e-30)[:, None, None]  # the trace
+        power = power @ power
+    # every column tends to the vector; the longest has most of it
+    where = power.square().sum(-2).argmax(-1)
+    vector = power.gather(-1, where[:, None, None].expand(-1, gram.shape[-1], 1))
+    vector = vector / vector.norm(dim=-2, keepdim=True).clamp_min(1e-30)
+    image = gram @ vector
+    value = (vector * image).sum((-2, -1))
+    return value, vector, (image - value[:, None, None] * vector).norm(dim=(-2, -1)) / value
+
+
+def _inverse_root(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """X close to the inverse square root of K matrices of norm 1 or less, and the root mean square of X gram X - 1.
+
+    Coupled: with Y = X gram X, X <- X p(Y) and Y <- p(Y) Y p(Y), all of them polynomials of gram, which commute.
+    """
+    n = gram.shape[-1]
+    one = torch.eye(n, dtype=gram.dtype, device=gram.device)
+    root, near = one.expand_as(gram), gram
+    for a, b, c in (*[_LIFT] * _LIFTS[gram.dtype], *[_POLISH] * _POLISHES):
+        factor = torch.baddbmm(b * near, near, near, alpha=c) + a * one
+        root = root @ factor
+        near = factor @ near @ factor
+        near = (near + near.mT) / 2  # rounding that is not symmetric grows from step to step
+    return root, (near - one).square().mean((-2, -1)).mul(n).sqrt()
