@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nmtool.numerics import losses
 from nmtool.records import Float, Int
-from nmtool.tune import fit, network
+from nmtool.tune import fit
 from nmtool.tune import outcome as outcomes_of
 from nmtool.tune.cleanse import Round, cleanse
+from nmtool.tune.cleansed import losses_of
 from nmtool.tune.course import Course
 from nmtool.tune.heads import LinearHeads
 from nmtool.tune.material import Bench, Material
@@ -58,19 +58,10 @@ def tune(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcom
     return outcomes
 
 
-@torch.no_grad()
 def _probe_losses(trained: fit.Trained, material: Material, k: int, run: Run) -> tuple[Int, Float]:
     """Training rows of a run, and their cross-entropy under its probe: from cached features."""
-    rows = trained.feed.rows_of(k)
     noisy = material.overlays[run.labels].y
-    one, scaling = trained.heads.one(k), trained.feed.scalings[trained.feed.view[k]]
-    parts = []
-    for part in network.batches(rows, 8192):
-        index = torch.from_numpy(part).to(material.X.device)
-        logits = one.classify(scaling(material.X[index])[None])[0].double()
-        y = torch.from_numpy(noisy[part]).to(material.X.device)
-        parts.append(losses.cross_entropy_each(logits, y).cpu().numpy())
-    return rows, np.concatenate(parts)
+    return trained.feed.rows_of(k), losses_of(trained.heads.one(k), trained.feed, k, noisy, material)
 
 
 def _round(run: Run, material: Material, found: tuple[Int, Float], number: int) -> Round | None:
