@@ -20,6 +20,8 @@ from nmtool.records import FeatureTable, Int, Labels, NoisyLabels, TextColumn
 
 STORE = "features.zarr"
 VIEWS = "views"
+TARGETS = "targets"
+"""Labels that are real numbers, float64 [n] beside ``labels``; only where the data have such."""
 FAILED = "failed.json"
 """Digests of the samples that failed, by split and row."""
 _GROUP = 1 << 20
@@ -255,7 +257,13 @@ def read_features(artifact: Artifact, split: str, source: str = "") -> FeatureTa
         labels=Labels(values=labels, classes=read_classes(artifact)),
         ok=np.asarray(samples["ok"])[rows],
         content=artifact.manifest.content,
+        targets=arrays.read_array(artifact, STORE, f"{split}/{TARGETS}") if has_targets(artifact, split) else None,
     )
+
+
+def has_targets(artifact: Artifact, split: str) -> bool:
+    """Whether the labels of a split are real numbers."""
+    return artifact.has(f"{STORE}/{split}/{TARGETS}/zarr.json")
 
 
 def read_views(artifact: Artifact, split: str) -> Any:

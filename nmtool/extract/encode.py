@@ -58,7 +58,7 @@ def encode_splits(
     crew.end(staging, writers)
     if not crew.leads:
         return {}
-    counts = finish(staging, writers, dataset.classes)
+    counts = finish(staging, writers, dataset.classes, dataset.targets)
     seconds = time.perf_counter() - began
     _warn(writers, cut, resolved, report)
     for split, count in cut.counts.items():

@@ -79,7 +79,7 @@ def _variants(config: Config, method: str) -> list[tuple[str, str]]:
     """
     if method in ("turn", "knn"):
         return [("", "")]
-    losses = once(config.loss, "--loss")
+    losses = once(config.loss or ("ce",), "--loss")
     solvers = once(config.solver, "--solver") if method == "lp" else ("adamw",)
     if "lbfgs" in solvers and losses != ("ce",):
         raise UsageError("--solver lbfgs with --loss gce", "--loss ce: L-BFGS solves logistic regression")

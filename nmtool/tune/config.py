@@ -9,6 +9,8 @@ from nmtool.tune import defaults
 
 PRESETS = ("paper", "released")
 LOSSES = ("ce", "gce")
+REAL_LOSS = "mse"
+METRICS = ("accuracy", "macro_f1", "mean_per_class", "matthews", "pearson", "spearman")
 SCALES = ("none", "l2", "standardize")
 SCHEDULES = ("cosine", "linear", "constant")
 ACTIVATIONS = ("relu", "gelu", "tanh", "none")
@@ -28,7 +30,12 @@ class Config:
 
     features: str = setting(doc="features artifact to train on (FEATURES[:SPLIT])", key=False, operand=True)
     method: tuple[str, ...] = setting(("lp",), doc="methods, comma-separated: lp, mlp, nmtune, knn, turn", key=True)
-    loss: tuple[str, ...] = setting(("ce",), doc="loss of lp, mlp and nmtune", key=True, choices=LOSSES)
+    loss: tuple[str, ...] | None = setting(
+        None,
+        doc="loss of lp, mlp and nmtune; unset: ce, or mse where labels are real numbers",
+        key=True,
+        choices=(*LOSSES, REAL_LOSS),
+    )
     train: str = setting("", doc="training split; unset: train", key=False)
     test: str = setting("", doc="in-domain evaluation split; unset: test, else val, validation", key=False)
     ood: tuple[str, ...] = setting(
@@ -46,6 +53,12 @@ class Config:
     )
     seeds: tuple[int, ...] | None = setting(None, doc="seeds, one run each; unset: --seed", key=True)
     seed: int = setting(0, doc="seed where --seeds is not given", key=True)
+    metric: str | None = setting(
+        None,
+        doc="the measure that counts in reports; unset: what the papers report on the suite, else accuracy (pearson)",
+        key=True,
+        choices=METRICS,
+    )
     preset: str = setting("paper", doc="where unset numbers come from", key=True, choices=PRESETS)
     search: bool = setting(
         False,
@@ -55,12 +68,17 @@ class Config:
     search_holdout: float = setting(
         defaults.SEARCH_HOLDOUT, doc="share of each class's training rows that a search holds out", key=True
     )
-    epochs: tuple[int, ...] | None = setting(None, doc="epochs of lp, mlp and nmtune" + _BY, key=True)
+    epochs: tuple[int, ...] | None = setting(
+        None, doc="epochs of lp, mlp and nmtune" + _BY + " (paper: 30, on features of texts 10)", key=True
+    )
     batch_size: tuple[int, ...] = setting((defaults.BATCH_SIZE,), doc="rows a step, for training on features", key=True)
     lr: tuple[float, ...] | None = setting(None, doc="learning rate of lp, mlp and nmtune" + _BY, key=True)
     weight_decay: tuple[float, ...] | None = setting(None, doc="decoupled weight decay" + _BY, key=True)
-    schedule: tuple[str, ...] = setting(
-        (defaults.SCHEDULE,), doc="learning rate by step, ending at 0", key=True, choices=SCHEDULES
+    schedule: tuple[str, ...] | None = setting(
+        None,
+        doc="learning rate by step, ending at 0; unset: cosine, and for features of texts under preset paper linear",
+        key=True,
+        choices=SCHEDULES,
     )
     scale: tuple[str, ...] | None = setting(
         None, doc="scaling of features, learned on the training rows only" + _BY, key=True, choices=SCALES

@@ -14,6 +14,8 @@ from types import MappingProxyType
 # The same for all methods that have them, under both presets.
 BATCH_SIZE = 64        # authors' README (NMTune); no paper says
 SCHEDULE = "cosine"    # NMTune A.2 and B.1, vision
+TEXT_EPOCHS = 10       # NMTune A.2 and B.2, language, preset paper (no language code was released)
+TEXT_SCHEDULE = "linear"  # as above
 Q = 0.7                # TURN B.2, after Zhang & Sabuncu 2018
 WIDTH = 4              # authors' src/models/modeling.py: Linear(D, 4D); Fig. 17's text is lost
 LAYERS = 2             # NMTune section 3.2: "use 2 layers MLP for all our experiments"
@@ -134,7 +136,7 @@ def default(method: str, loss: str, preset: str, name: str, dim: int) -> object:
 
     Args:
         method: lp, mlp, nmtune, turn or knn.
-        loss: ce or gce; no paper gives settings for NMTune's methods under gce, so those are ours.
+        loss: ce, gce or mse; no paper gives settings for NMTune's methods under gce, so those are ours.
         preset: paper or released.
         name: the setting.
         dim: of the features.
@@ -148,6 +150,8 @@ def default(method: str, loss: str, preset: str, name: str, dim: int) -> object:
         return _GCE[name]
     if name == "C":
         return C
+    if name == "schedule":
+        return SCHEDULE
     return _METHODS[preset][method][name]
 
 

@@ -72,7 +72,7 @@ def onnx_bytes(heads: Heads, run: Run) -> bytes:
     graph.add("Identity", [logits], out="logits")
     graph.add("Softmax", ["logits"], out="probabilities", axis=1)
     helper, floats = onnx.helper, onnx.TensorProto.FLOAT
-    classes = len(heads.classes)
+    classes = heads.outputs
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,

@@ -17,6 +17,7 @@ from nmtool.artifact.typed import (
     STORE,
     choose_split,
     feature_splits,
+    has_targets,
     open_features,
     read_classes,
 )
@@ -53,6 +54,11 @@ class Source:
         """The encoder's record in the recipe; empty for features that came ready made."""
         body = self.artifact.manifest.recipe.get("config", {}).get("encoder")
         return body if isinstance(body, dict) and body.get("family") != "none" else {}
+
+    @property
+    def real(self) -> bool:
+        """Whether the labels are real numbers, and no classes."""
+        return has_targets(self.artifact, self.split)
 
     @property
     def digest(self) -> str:
@@ -98,7 +104,7 @@ def resolve(config: Config) -> Inputs:
             "two splits",
             "name them by --train and --test",
         )
-    if len(train.classes) < 2:
+    if not train.real and len(train.classes) < 2:
         raise DataError(f"{shown} has {len(train.classes)} class names", "at least two classes to tell apart")
     ood = [source for text in config.ood for source in _ood(text, train, test)]
     twice = {(s.name, s.split) for s in ood}
@@ -166,7 +172,10 @@ def _check_fits(ood: Source, train: Source) -> None:
         )
     if _dim(ood) != _dim(train):
         raise DataError(f"{where} has {_dim(ood)} dimensions", f"{_dim(train)}, as the training features")
-    if not set(ood.classes) & set(train.classes):
+    if ood.real != train.real:
+        words = {True: "labels that are real numbers", False: "classes"}
+        raise DataError(f"{where} has {words[ood.real]}", f"{words[train.real]}, as the training features")
+    if not train.real and not set(ood.classes) & set(train.classes):
         raise DataError(
             f"{where} has no class of the training split (it has {', '.join(ood.classes[:5]) or 'none'})",
             f"class names among {', '.join(train.classes[:5])}{', …' if len(train.classes) > 5 else ''}",

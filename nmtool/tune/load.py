@@ -11,7 +11,7 @@ import torch
 from nmtool.artifact.stage import Reporter
 from nmtool.artifact.typed import join_labels, read_features, read_labels
 from nmtool.errors import DataError
-from nmtool.records import Bool, FeatureTable, Int
+from nmtool.records import Bool, FeatureTable, Float, Int
 from nmtool.tune.inputs import Inputs, Source
 from nmtool.tune.material import Material, Overlay, Target
 
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 
 def load(
-    inputs: Inputs, device: torch.device, report: Reporter, pictures: Callable[[], Pictures] | None = None
+    inputs: Inputs,
+    device: torch.device,
+    report: Reporter,
+    pictures: Callable[[], Pictures] | None = None,
+    metric: str = "accuracy",
 ) -> Material:
     """Read all splits into memory, on ``device``, in float32.
 
@@ -33,7 +37,7 @@ def load(
     table = read_features(inputs.train.artifact, inputs.train.split, inputs.train.shown)
     usable = _usable(table, "training", report)
     overlays = _overlays(inputs, table, usable)
-    for overlay in overlays:
+    for overlay in overlays if table.targets is None else ():
         present = np.unique(overlay.y[overlay.y >= 0])
         if len(present) < 2:
             names = ", ".join(table.labels.classes[c] for c in present)
@@ -49,12 +53,19 @@ def load(
     return Material(
         X=_resident(table, table.ok, device),
         ids=table.ids,
-        clean=table.labels.values,
+        clean=table.labels.values if table.targets is None else np.zeros(len(table.ok), dtype=np.int64),
         overlays=overlays,
         classes=inputs.train.classes,
         targets=targets,
         pictures=pictures,
+        values=_filled(table.targets),
+        metric=metric,
     )
+
+
+def _filled(targets: Float | None) -> Float | None:
+    """Real numbers with 0 for those that are not there: they take no part, and a NaN would spread."""
+    return None if targets is None else np.nan_to_num(targets, nan=0.0)
 
 
 def _resident(table: FeatureTable, keep: Bool, device: torch.device) -> torch.Tensor:
@@ -73,9 +84,14 @@ def _usable(table: FeatureTable, what: str, report: Reporter) -> Bool:
             "finite features, or rows marked as skipped",
             "extract again with --on-error skip, or with --dtype float32",
         )
-    usable: Bool = table.ok & (table.labels.values >= 0)
+    known = table.labels.values >= 0 if table.targets is None else np.isfinite(table.targets)
+    usable: Bool = table.ok & known
+    if not usable.any():
+        raise DataError(
+            f"{what} split {table.split} of {table.source} has no row with features and a label", "labelled rows"
+        )
     if not usable.all():
-        skipped, unlabelled = int(np.sum(~table.ok)), int(np.sum(table.ok & (table.labels.values < 0)))
+        skipped, unlabelled = int(np.sum(~table.ok)), int(np.sum(table.ok & ~known))
         report.warning(
             f"{what} split {table.split} of {table.source}: {skipped} rows without features and {unlabelled} without "
             f"a label of {len(usable)} are left out"
@@ -84,7 +100,7 @@ def _usable(table: FeatureTable, what: str, report: Reporter) -> Bool:
 
 
 def _overlays(inputs: Inputs, table: FeatureTable, usable: Bool) -> tuple[Overlay, ...]:
-    clean = table.labels.values
+    clean = table.labels.values if table.targets is None else np.zeros(len(usable), dtype=np.int64)
     if not inputs.labels:
         return (Overlay(name="", shown="", y=np.where(usable, clean, -1), ratio=None),)
     overlays = []
@@ -103,7 +119,8 @@ def _target(source: Source, role: str, classes: tuple[str, ...], device: torch.d
     table = read_features(source.artifact, source.split, source.shown)
     usable = _usable(table, "evaluation", report)
     known = {name: number for number, name in enumerate(classes)}
-    lookup = np.array([known.get(name, -1) for name in source.classes], dtype=np.int64)
+    # real numbers: all rows are of one kind
+    lookup = np.array([*(known.get(name, -1) for name in source.classes), 0 if source.real else -1], dtype=np.int64)
     y: Int = np.where(usable, lookup[table.labels.values], -1)
     unknown = usable & (y < 0)
     if unknown.any():
@@ -125,4 +142,5 @@ def _target(source: Source, role: str, classes: tuple[str, ...], device: torch.d
         ids=[table.ids[int(row)] for row in rows],
         X=X,
         y=y[rows],
+        values=None if table.targets is None else table.targets[rows],
     )

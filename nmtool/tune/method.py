@@ -49,6 +49,7 @@ class Method:
         function: ``module:name`` of a ``Tune``, resolved on use.
         doc: one line.
         fit: ``module:name`` of a ``Fit``, for methods that ``--search`` can search; else empty.
+        real: it also trains on labels that are real numbers, by a head of one output.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Method:
     function: str
     doc: str
     fit: str = ""
+    real: bool = False
 
     def resolve(self) -> Tune:
         """The function itself; imports what the method needs."""
@@ -80,6 +82,7 @@ _TABLE = (
         needs=_FEATURES,
         function="nmtool.tune.lp:tune",
         fit="nmtool.tune.lp:fit",
+        real=True,
         doc="linear probe",
     ),
     Method(
@@ -87,6 +90,7 @@ _TABLE = (
         needs=_FEATURES,
         function="nmtool.tune.mlp:tune",
         fit="nmtool.tune.mlp:fit",
+        real=True,
         doc="a small network, then a linear probe",
     ),
     Method(
@@ -94,6 +98,7 @@ _TABLE = (
         needs=_FEATURES,
         function="nmtool.tune.nmtune:tune",
         fit="nmtool.tune.nmtune:fit",
+        real=True,
         doc="mlp with NMTune's three regularisers (paper 1, Eq. 6)",
     ),
     Method(

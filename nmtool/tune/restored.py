@@ -45,6 +45,11 @@ class Heads:
     runs: Mapping[int, Run]
     tensors: Mapping[str, Any]
 
+    @property
+    def outputs(self) -> int:
+        """Numbers that a head gives of each row: one a class, or (no classes) the one real number."""
+        return len(self.classes) or 1
+
     def tensors_of(self, run: Run, device: torch.device) -> dict[str, torch.Tensor]:
         """The tensors of one run on a device."""
         import torch
@@ -61,7 +66,7 @@ class Heads:
         from nmtool.tune.mlp import MlpHeads
 
         tensors = self.tensors_of(run, device)
-        head = (MlpHeads if run.shape is not None else LinearHeads)((run,), self.dim, len(self.classes), device)
+        head = (MlpHeads if run.shape is not None else LinearHeads)((run,), self.dim, self.outputs, device)
         try:
             head.restore(0, tensors)
         except (KeyError, ValueError) as error:

@@ -11,14 +11,14 @@ from nmtool.artifact.stage import Session, Staging, produce
 from nmtool.errors import UsageError
 from nmtool.records import ArtifactRef
 from nmtool.tune import inputs as opening
-from nmtool.tune import plan
+from nmtool.tune import plan, task
 from nmtool.tune.axes import axes
 from nmtool.tune.config import Config
 from nmtool.tune.inputs import Inputs
 from nmtool.tune.method import method_named
 
 # Raised whenever the same recipe would give other numbers than before.
-EPOCH = 3
+EPOCH = 4
 _MOST_RUNS = 10_000
 
 
@@ -34,6 +34,7 @@ def run(config: Config, session: Session) -> ArtifactRef:
     for name in config.method:  # before a path is looked at: a wrong word is a wrong word
         method_named(name)
     found = opening.resolve(config)
+    config = task.settled(config, found)
     runs = plan.expand(config, len(config.labels), found.dim)
     tried = sum(map(len, plan.candidates(config, runs, found.dim).values())) if config.search else 0
     if len(runs) + tried > _MOST_RUNS:
@@ -64,6 +65,9 @@ def _recipe(config: Config, found: Inputs) -> Recipe:
     }
     if config.search:
         resolved["search_holdout"] = config.search_holdout
+    metric = task.metric_of(config, found)
+    if metric != "accuracy":
+        resolved["metric"] = metric
     if not config.nested_fractions:
         resolved["nested_fractions"] = False
     if any("images" in method_named(m).needs for m in config.method):
