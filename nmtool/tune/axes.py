@@ -60,6 +60,9 @@ def axes(config: Config, dim: int) -> dict[str, dict[str, list[Any]]]:
     for method in once(config.method, "--method"):
         method_named(method)
         for loss, solver in _variants(config, method):
+            if method == "zeroshot":  # the prompts are averaged: all of them are one value
+                out[method] = {"templates": [list(config.template)]}
+                continue
             names = AXES[f"{method}/{solver}" if solver else method]
             lists = {n: _values(config, method, loss, solver, n, dim) for n in names}
             if method == "knn" and "distance" not in lists["knn_weights"]:
@@ -77,7 +80,7 @@ def _variants(config: Config, method: str) -> list[tuple[str, str]]:
 
     The default of a number may depend on the loss, so the losses are apart. TURN has losses of its own.
     """
-    if method in ("turn", "knn"):
+    if method in ("turn", "knn", "zeroshot"):
         return [("", "")]
     losses = once(config.loss or ("ce",), "--loss")
     solvers = once(config.solver, "--solver") if method == "lp" else ("adamw",)

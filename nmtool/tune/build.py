@@ -45,7 +45,13 @@ def build(
 
         # Before any training: are the images and the weights those that the features were made from?
         opener = checked_sources(config, found, session.memo, device)
+    tower = None
+    if any("towers" in method_named(r.method).needs for r in runs):
+        from nmtool.tune.prompts import checked_tower
+
+        tower = checked_tower(config, found.train, session.memo, device)
     material = load(found, device, report, opener, task.metric_of(config, found))
+    material = replace(material, tower=tower)
     bench = Bench(
         device=device,
         report=report,

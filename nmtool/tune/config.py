@@ -29,7 +29,9 @@ class Config:
     """Settings of ``nmtool tune``. A list is a product: every combination that a method can tell apart is one run."""
 
     features: str = setting(doc="features artifact to train on (FEATURES[:SPLIT])", key=False, operand=True)
-    method: tuple[str, ...] = setting(("lp",), doc="methods, comma-separated: lp, mlp, nmtune, knn, turn", key=True)
+    method: tuple[str, ...] = setting(
+        ("lp",), doc="methods, comma-separated: lp, mlp, nmtune, knn, zeroshot, turn", key=True
+    )
     loss: tuple[str, ...] | None = setting(
         None,
         doc="loss of lp, mlp and nmtune; unset: ce, or mse where labels are real numbers",
@@ -95,6 +97,12 @@ class Config:
     knn_weights: tuple[str, ...] = setting(
         (defaults.KNN_WEIGHTS,), doc="knn: votes weighed by similarity, or all alike", key=True, choices=KNN_WEIGHTS
     )
+    template: tuple[str, ...] = setting(
+        (defaults.TEMPLATE,),
+        doc="zeroshot: prompt with {} for the class name, or a file of such lines; repeatable: prompts are averaged",
+        key=True,
+        repeat=True,
+    )
     temperature: float = setting(
         defaults.TEMPERATURE, doc="knn: a vote weighs exp(cosine / temperature) under distance", key=True
     )
@@ -153,10 +161,10 @@ class Config:
     data_root: str | None = setting(
         None, doc="turn: folder below which torchvision: and suite: look [$NMTOOL_DATA]", key=False
     )
-    model: str = setting("", doc="turn: backbone to read again; unset: from where extract read it", key=False)
-    arch: str = setting("", doc="turn: architecture, with a weights file", key=False)
+    model: str = setting("", doc="turn, zeroshot: backbone to read again; unset: from where extract read it", key=False)
+    arch: str = setting("", doc="turn, zeroshot: architecture, with a weights file", key=False)
     model_kwargs: tuple[str, ...] = setting(
-        (), doc="turn: KEY=VALUE of the architecture; repeatable", key=False, repeat=True
+        (), doc="turn, zeroshot: KEY=VALUE of the architecture; repeatable", key=False, repeat=True
     )
     device: str = setting("auto", doc="auto, cpu or cuda[:N]", key=False)
     workers: int = setting(0, doc="turn: threads that decode; 0: as many as there are cores", key=False)

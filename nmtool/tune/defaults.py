@@ -28,6 +28,7 @@ FFT_OPTIMIZER = "adamw"  # TURN Table 8, four of six backbones
 K = 20                 # DINO (Caron et al. 2021), section 3.2: best for most of their runs
 KNN_WEIGHTS = "distance"  # as above, after Wu et al. 2018: a vote weighs exp(cosine / temperature)
 TEMPERATURE = 0.07     # as above
+TEMPLATE = "a photo of a {}."  # CLIP (Radford et al. 2021), 3.1.4: "a good default"
 C = 1.0                # scikit-learn's LogisticRegression
 MAX_ITER = 1000        # CLIP (Radford et al. 2021), A.3: "a maximum of 1,000 iterations"
 SEARCH_HOLDOUT = 0.2   # ours: five folds' first

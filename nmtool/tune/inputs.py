@@ -193,7 +193,13 @@ def _name(source: Source) -> str:
 
 def _check_needs(name: str, train: Source, ood: list[Source]) -> None:
     """Methods that need images or the backbone: extract must have had them, and said by content which."""
-    if method_named(name).needs <= {"features"}:
+    needs = method_named(name).needs
+    if needs <= {"features"}:
+        return
+    if "towers" in needs:
+        from nmtool.tune.prompts import check_towers
+
+        check_towers(train, name)
         return
     for source in (train, *ood):
         if not source.encoder:

@@ -13,6 +13,7 @@ from nmtool.artifact.stage import Reporter
 from nmtool.records import Float, Int
 
 if TYPE_CHECKING:
+    from nmtool.encoders.encoder import TextEncoder
     from nmtool.tune.pictures import Pictures
 
 
@@ -74,6 +75,7 @@ class Material:
         pictures: opens the images and the backbone, for methods that need them; does nothing until called.
         values: float64 [N] labels of the training rows that are real numbers; else None.
         metric: the measure that counts, by its column.
+        tower: opens the text tower beside the features' image tower, for methods that need it.
     """
 
     X: torch.Tensor
@@ -85,6 +87,7 @@ class Material:
     pictures: Callable[[], Pictures] | None = None
     values: Float | None = None
     metric: str = "accuracy"
+    tower: Callable[[], TextEncoder] | None = None
 
     @property
     def outputs(self) -> int:

@@ -45,7 +45,8 @@ class Method:
 
     Attributes:
         name: the word after ``--method``.
-        needs: of ``features``, ``images``, ``backbone``: lets the command line refuse early.
+        needs: of ``features``, ``images``, ``backbone``, and ``towers`` (the text tower beside the image tower that
+            made the features): lets the command line refuse early.
         function: ``module:name`` of a ``Tune``, resolved on use.
         doc: one line.
         fit: ``module:name`` of a ``Fit``, for methods that ``--search`` can search; else empty.
@@ -106,6 +107,12 @@ _TABLE = (
         needs=_FEATURES,
         function="nmtool.tune.knn:tune",
         doc="votes of the k nearest training rows by cosine; nothing is trained",
+    ),
+    Method(
+        name="zeroshot",
+        needs=frozenset({"features", "towers"}),
+        function="nmtool.tune.zeroshot:tune",
+        doc="class prompts through open_clip's text tower against projected features; nothing is trained",
     ),
     Method(
         name="turn",

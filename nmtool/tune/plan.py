@@ -102,6 +102,7 @@ class Run:
         shape, terms, finetune: what ``mlp``, ``nmtune`` and ``turn`` add; else None.
         logistic, neighbours: what ``lp --solver lbfgs`` and ``knn`` have instead of steps; else None.
         searched: the share that ``--search`` held out to find its rate and decay, or its C; 0: they were given.
+        templates: prompts of ``zeroshot``; else empty.
         holdout: a candidate of a search: the share of its training rows that it is not trained but judged on.
     """
 
@@ -119,6 +120,7 @@ class Run:
     neighbours: Neighbours | None = None
     searched: float = 0.0
     holdout: float = 0.0
+    templates: tuple[str, ...] = ()
 
     @property
     def solver(self) -> str:
@@ -140,7 +142,7 @@ class Run:
         p, t = self.probe, self.terms
         terms = None if t is None else (t.svd_topk, t.mse_reduce)
         probe = (p.loss, p.epochs, p.batch_size, p.schedule, p.scale, p.q)
-        return (self.method, self.solver, *probe, self.shape, terms, self.holdout)
+        return (self.method, self.solver, *probe, self.shape, terms, self.holdout, self.templates)
 
     def columns(self) -> dict[str, Any]:
         """Every setting of the run by name, None where its method has no such thing; for tables."""
@@ -157,10 +159,10 @@ class Run:
         row |= {k: getattr(self.shape, k, None) for k in SHAPE}
         row |= {k: getattr(self.terms, k, None) for k in TERMS}
         row["optimizer"] = row["optimizer"] or "adamw"
-        if self.logistic is not None or self.neighbours is not None:
+        if self.logistic is not None or self.neighbours is not None or self.templates:
             row |= {k: None for k in PROBE if k not in ("loss", "scale")}
             row["optimizer"] = "lbfgs" if self.logistic is not None else None
-            row |= _plain(self.logistic or self.neighbours)
+            row |= _plain(self.logistic or self.neighbours) or {"templates": " | ".join(self.templates)}
         if self.searched:
             # Apart from what was asked: runs that differ only in what their searches found are one line of a report.
             row |= {"search_holdout": self.searched} | {f"found_{k}": v for k, v in self.found().items()}
@@ -169,14 +171,16 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         """All of it, nested, as plain JSON; what came later and is not used is left out."""
-        late = ("logistic", "neighbours", "searched", "holdout")
+        late = ("logistic", "neighbours", "searched", "holdout", "templates")
         body = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
         return {k: v for k, v in body.items() if v or k not in late}
 
     def words(self) -> str:
         """The run in a few words, for messages."""
         p, nearest = self.probe, self.neighbours
-        if nearest is not None:
+        if self.templates:
+            what = f"{len(self.templates)} templates, seed {self.seed}"
+        elif nearest is not None:
             what = f"k {nearest.k}, {nearest.knn_weights}, seed {self.seed}"
         elif self.logistic is not None:
             what = f"lbfgs, seed {self.seed}, C {self.logistic.C:g}"
@@ -188,7 +192,7 @@ class Run:
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    return value
+    return list(value) if isinstance(value, tuple) else value
 
 
 def from_json(body: Mapping[str, Any]) -> Run:
@@ -201,7 +205,8 @@ def from_json(body: Mapping[str, Any]) -> Run:
         "logistic": Logistic,
         "neighbours": Neighbours,
     }
-    return Run(**{k: parts[k](**v) if k in parts and v is not None else v for k, v in body.items()})
+    given = {k: parts[k](**v) if k in parts and v is not None else v for k, v in body.items()}
+    return Run(**given | {"templates": tuple(body.get("templates", ()))})
 
 
 def seeds(config: Config) -> tuple[int, ...]:
@@ -277,6 +282,8 @@ def _parts(method: str, v: dict[str, Any]) -> dict[str, Any]:
     if method == "knn":
         nearest = {"temperature": None, **{k: v[k] for k in NEIGHBOURS if k in v}}
         return {"probe": Probe(loss="none", scale=v["scale"], **_NO_STEPS), "neighbours": Neighbours(**nearest)}
+    if method == "zeroshot":
+        return {"probe": Probe(loss="none", scale="l2", **_NO_STEPS), "templates": tuple(v["templates"])}
     if "solver" in v:
         solved = Logistic(**{k: v[k] for k in LBFGS})
         return {"probe": Probe(loss=v["loss"], scale=v["scale"], **_NO_STEPS), "logistic": solved}

@@ -70,6 +70,8 @@ def _recipe(config: Config, found: Inputs) -> Recipe:
         resolved["metric"] = metric
     if not config.nested_fractions:
         resolved["nested_fractions"] = False
+    if any("towers" in method_named(m).needs for m in config.method):
+        resolved["encoder"] = dict(found.train.encoder)
     if any("images" in method_named(m).needs for m in config.method):
         # By content, as extract recorded it: a hit needs neither images nor weights at hand.
         resolved["keep_backbone"] = config.keep_backbone

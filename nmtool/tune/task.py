@@ -13,6 +13,7 @@ from nmtool.errors import UsageError
 from nmtool.tune import defaults
 from nmtool.tune.config import LOSSES, METRICS, REAL_LOSS, Config
 from nmtool.tune.method import METHODS, method_named
+from nmtool.tune.prompts import templates
 
 if TYPE_CHECKING:
     from nmtool.tune.inputs import Inputs
@@ -34,6 +35,8 @@ def settled(config: Config, found: Inputs) -> Config:
         # --probe-epochs are TURN's, and it has no texts
         given |= {"epochs": config.epochs or (defaults.TEXT_EPOCHS,)}
         given |= {"schedule": config.schedule or (defaults.TEXT_SCHEDULE,)}
+    if "zeroshot" in config.method:
+        given["template"] = templates(config.template)
     return replace(config, **given)
 
 
