@@ -142,6 +142,14 @@ class Cleansing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ByClass:
+    """The columns of a ``per_class.parquet``."""
+
+    heads: str
+    columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """All that a report is made of."""
 
@@ -152,6 +160,7 @@ class Evidence:
     draws: tuple[Draw, ...]
     backbones: tuple[Backbone, ...]
     cleansing: tuple[Cleansing, ...]
+    by_class: tuple[ByClass, ...] = ()
 
 
 def gather(artifacts: tuple[Artifact, ...]) -> Evidence:
@@ -172,6 +181,11 @@ def gather(artifacts: tuple[Artifact, ...]) -> Evidence:
             Cleansing(heads=a.manifest.content, columns=read_parquet(a, "cleansing.parquet"))
             for a in heads
             if a.has("cleansing.parquet")
+        ),
+        by_class=tuple(
+            ByClass(heads=a.manifest.content, columns=read_parquet(a, "per_class.parquet"))
+            for a in heads
+            if a.has("per_class.parquet")
         ),
     )
 

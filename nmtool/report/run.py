@@ -15,7 +15,7 @@ from nmtool.report.config import Config
 from nmtool.report.gather import find
 from nmtool.report.lineage import short_name
 
-EPOCH = 2
+EPOCH = 3
 FILES = {
     "html": "report.html",
     "markdown": "report.md",
@@ -104,6 +104,7 @@ ORDER = (
     "label-noise",
     "cleansing",
     "fractions",
+    "classes",
     "backbones",
     "provenance",
 )

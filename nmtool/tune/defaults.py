@@ -153,6 +153,8 @@ def default(method: str, loss: str, preset: str, name: str, dim: int) -> object:
         return C
     if name == "schedule":
         return SCHEDULE
+    if name == "loss":
+        return loss
     return _METHODS[preset][method][name]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +12,12 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from nmtool.artifact.format import canonical
+from nmtool.artifact.heads import header_of
 from nmtool.tune.plan import Run, from_json
 
 Array = npt.NDArray[Any]
 _META = "nmtool"
+metadata = header_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +118,3 @@ def from_bytes(data: bytes) -> list[Outcome]:
             )
         )
     return outcomes
-
-
-def metadata(data: bytes) -> Any:
-    """The JSON in the header of a safetensors file, ``nmtool``: its one metadata key, so that bytes are stable."""
-    size = int.from_bytes(data[:8], "little")
-    return json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_META])

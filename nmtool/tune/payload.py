@@ -9,13 +9,14 @@ import numpy as np
 from safetensors.numpy import save as save_tensors
 
 from nmtool.artifact.format import canonical
+from nmtool.artifact.heads import HEADS, run_name
 from nmtool.artifact.stage import Staging
 from nmtool.artifact.typed import parquet_bytes
 from nmtool.numerics import metrics
 from nmtool.tune.material import Material
 from nmtool.tune.outcome import Outcome, Scores
 
-RESULTS, HEADS, LOG = "results.parquet", "heads.safetensors", "log.jsonl"
+RESULTS, LOG = "results.parquet", "log.jsonl"
 PREDICTIONS, CLEANSING, SEARCH = "predictions.parquet", "cleansing.parquet", "search.parquet"
 PER_CLASS = "per_class.parquet"
 # Tensors of a run that are no part of its head: a fine-tuned backbone has a file of its own.
@@ -40,11 +41,6 @@ _SCORES = (
 
 
 _CLEANSING = ("run", "round", "row", "sample", "noisy", "clean", "loss", "posterior", "selected", "drawn")
-
-
-def run_name(index: int) -> str:
-    """``run_0007``: how a run's tensors are named in ``heads.safetensors``."""
-    return f"run_{index:04d}"
 
 
 def rows_of(outcomes: Sequence[Outcome], material: Material) -> list[dict[str, Any]]:
