@@ -34,9 +34,13 @@ def digit_splits(train: int = 500, test: int = 400) -> dict[str, tuple[Any, Any]
 
 
 def write_features(
-    store: Path, splits: Splits, classes: Sequence[str] = NAMES, bad: Mapping[str, Sequence[int]] | None = None
+    store: Path,
+    splits: Splits,
+    classes: Sequence[str] = NAMES,
+    bad: Mapping[str, Sequence[int]] | None = None,
+    real: bool = False,
 ) -> ArtifactRef:
-    """A features artifact as ``extract`` lays it out; ``bad`` rows are marked and NaN."""
+    """A features artifact as ``extract`` lays it out; ``bad`` rows are marked and NaN; ``real`` labels are numbers."""
 
     def build(staging: Staging) -> Mapping[str, object]:
         table: dict[str, list[Any]] = {name: [] for name in ("row", "sample", "split", "label", "ok", "error")}
@@ -44,8 +48,11 @@ def write_features(
             ok = np.ones(len(features), dtype=bool)
             ok[list((bad or {}).get(split, ()))] = False
             X = np.where(ok[:, None], features, np.nan).astype(np.float32)
-            y = np.asarray(labels, dtype=np.int64)
-            for name, array in (("features", X), ("labels", y), ("ok", ok)):
+            y = np.full(len(X), -1) if real else np.asarray(labels, dtype=np.int64)
+            arrays = {"features": X, "labels": y, "ok": ok}
+            if real:
+                arrays["targets"] = np.asarray(labels, dtype=np.float64)
+            for name, array in arrays.items():
                 writer = ArrayWriter(staging, "features.zarr", f"{split}/{name}", array.shape, array.dtype, 256)
                 for chunk in range(writer.chunks):
                     start, stop = writer.bounds(chunk)
@@ -60,7 +67,10 @@ def write_features(
         write_classes(staging, classes)
         return {"model": "none"}
 
-    contents = {split: sha256(np.ascontiguousarray(x).tobytes()) for split, (x, _) in splits.items()}
+    contents = {
+        split: sha256(np.ascontiguousarray(x).tobytes() + (np.asarray(y).tobytes() if real else b""))
+        for split, (x, y) in splits.items()
+    }
     recipe = Recipe(
         stage="extract",
         kind="features",
