@@ -11,6 +11,7 @@ from nmtool.report.gather import Evidence
 from nmtool.report.results import ID, MEAN, SHARES, TITLES, Group, Line, group_results, ood, setting_text
 from nmtool.report.section import Section
 from nmtool.report.table import NONE, Cell, Column, Table, share, shown, stat_cells
+from nmtool.report.under_noise import under_noise
 
 _HEADINGS = {
     "accuracy": "accuracy",
@@ -31,7 +32,8 @@ _PLAIN = ("sve", "lsvr", "matthews", "pearson", "spearman")
 def outcome(evidence: Evidence) -> list[Section]:
     """All sections about results."""
     groups = group_results(evidence.runs)
-    sections = [_results(groups), _motivation(groups), _fractions(groups), by_class(evidence), cleansing(evidence)]
+    sections = [_results(groups), under_noise(groups), _motivation(groups), _fractions(groups)]
+    sections += [by_class(evidence), cleansing(evidence)]
     return [section for section in sections if section is not None]
 
 

@@ -15,7 +15,7 @@ from nmtool.report.config import Config
 from nmtool.report.gather import find
 from nmtool.report.lineage import short_name
 
-EPOCH = 3
+EPOCH = 4
 FILES = {
     "html": "report.html",
     "markdown": "report.md",
@@ -99,6 +99,7 @@ def _build(staging: Staging, config: Config, artifacts: tuple[Artifact, ...], se
 
 ORDER = (
     "results",
+    "under-noise",
     "noise-in-pretraining",
     "spectrum",
     "label-noise",
