@@ -358,6 +358,7 @@ class FeatureTable:
         labels: int64 labels and class names.
         ok: bool [N]: the sample could be read and encoded.
         content: content digest of the artifact they come from.
+        targets: float64 [N] labels that are real numbers, NaN where there is none; None where labels are classes.
     """
 
     source: str
@@ -367,6 +368,7 @@ class FeatureTable:
     labels: Labels
     ok: Bool
     content: str
+    targets: Float | None = None
 
     def __post_init__(self) -> None:
         n = len(self.ids)

@@ -20,6 +20,8 @@ from nmtool.records import Bool, FeatureTable, Int, Labels, NoisyLabels, TextCol
 
 STORE = "features.zarr"
 VIEWS = "views"
+TARGETS = "targets"
+"""Labels that are real numbers, float64 [n] beside ``labels``; only where the data have such."""
 FAILED = "failed.json"
 """Digests of the samples that failed, by split and row."""
 _GROUP = 1 << 20
@@ -278,6 +280,7 @@ def read_features(artifact: Artifact, split: str, source: str = "") -> FeatureTa
         labels=Labels(values=labels, classes=read_classes(artifact)),
         ok=np.asarray(samples["ok"])[rows],
         content=artifact.manifest.content,
+        targets=arrays.read_array(artifact, STORE, f"{split}/{TARGETS}") if has_targets(artifact, split) else None,
     )
 
 
@@ -295,14 +298,20 @@ def usable_rows(table: FeatureTable, what: str, report: Reporter) -> Bool:
             "finite features, or rows marked as skipped",
             "extract again with --on-error skip, or with --dtype float32",
         )
-    usable: Bool = table.ok & (table.labels.values >= 0)
+    known = table.labels.values >= 0 if table.targets is None else np.isfinite(table.targets)
+    usable: Bool = table.ok & known
     if not usable.all():
-        skipped, unlabelled = int(np.sum(~table.ok)), int(np.sum(table.ok & (table.labels.values < 0)))
+        skipped, unlabelled = int(np.sum(~table.ok)), int(np.sum(table.ok & ~known))
         report.warning(
             f"{what} split {table.split} of {table.source}: {skipped} rows without features and {unlabelled} without "
             f"a label of {len(usable)} are left out"
         )
     return usable
+
+
+def has_targets(artifact: Artifact, split: str) -> bool:
+    """Whether the labels of a split are real numbers."""
+    return artifact.has(f"{STORE}/{split}/{TARGETS}/zarr.json")
 
 
 def read_views(artifact: Artifact, split: str) -> Any:

@@ -104,7 +104,8 @@ def _parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
         default: Any = None if optional else inspect.Parameter.empty
     else:
         flag = flag_of(field)
-        names = (flag, f"--no-{flag[2:]}") if wanted is bool else (flag,)
+        # with a slash: two names beside each other would both mean yes
+        names = (f"{flag}/--no-{flag[2:]}",) if wanted is bool else (flag,)
         shown = None if wanted is bool else ("TEXT" if many else _metavar(kind, meta["choices"]))
         panel = _PANEL if field.name in ("seed", "device", "workers") else None
         info = typer.Option(*names, metavar=shown, help=text, show_default=False, rich_help_panel=panel)

@@ -50,8 +50,9 @@ def predict(
 ) -> None:
     """What heads predict of every sample, as a Parquet table.
 
-    Columns: run, split, sample, label, predicted, predicted_class, confidence. Data are extracted first, by the encoder
-    and the settings that the heads' own features came from, into the store; features of another encoder are refused.
+    Columns: run, split, sample, label, predicted, predicted_class, confidence (the last two not of real numbers). Data
+    are extracted first, by the encoder and the settings that the heads' own features came from, into the store;
+    features of another encoder are refused.
     """
     from nmtool.artifact.plainfile import check_free, write_file
     from nmtool.artifact.typed import parquet_bytes

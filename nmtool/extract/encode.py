@@ -59,7 +59,7 @@ def encode_splits(
     if not crew.leads:
         return {}
     encoded = time.perf_counter()
-    counts = finish(staging, writers, dataset.classes)
+    counts = finish(staging, writers, dataset.classes, dataset.targets)
     behind.blocked_s += time.perf_counter() - encoded
     seconds = time.perf_counter() - began
     _warn(writers, cut, resolved, report)

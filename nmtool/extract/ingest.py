@@ -39,7 +39,7 @@ def ingest_splits(
             bad = _bad_rows(features, dataset.splits[split], on_error)
             writers.append(SplitWriter(staging, dataset.splits[split], dim, dtype))
             _put(behind, writers[-1], features, bad, dtype)
-    counts = finish(staging, writers, dataset.classes)
+    counts = finish(staging, writers, dataset.classes, dataset.targets)
     total = sum(len(writer.index) for writer in writers)
     seconds = time.perf_counter() - began
     report.info(f"took in {total} rows of {dim} features in {seconds:.1f} s")

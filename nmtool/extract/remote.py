@@ -75,7 +75,7 @@ def encode_remote(
         with report.progress(left, f"asking {client.who}") as advance:
             for part in asking.parts(writers, known, pool):
                 asking.write(part, advance)
-    counts = finish(staging, writers, dataset.classes)
+    counts = finish(staging, writers, dataset.classes, dataset.targets)
     for writer in writers:
         if writer.errors:
             rows = f"{len(writer.errors)} of {len(writer.index)} rows"

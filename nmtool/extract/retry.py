@@ -215,7 +215,7 @@ def refill(
     writers = [SplitWriter(staging, dataset.splits[s], int(before["dim"]), stored_as, count) for s in splits]
     for writer in writers:
         _copy(earlier.artifact, writer, filled.get(writer.index.split), stored_as)
-    counts: dict[str, Any] = finish(staging, writers, dataset.classes)
+    counts: dict[str, Any] = finish(staging, writers, dataset.classes, dataset.targets)
     for split in splits:
         if "truncated" in before["splits"][split]:
             counts[split]["truncated"] = before["splits"][split]["truncated"]

@@ -57,6 +57,7 @@ def run(config: Config, session: Session) -> ArtifactRef:
     spec = resolved.spec if resolved else READY_MADE
     views = chosen_views(config, resolved)
     digests = {split: dataset.splits[split].digest for split in splits}
+    real = [split for split in splits if dataset.targets(split) is not None]
     data = InputRef(role="data", kind="index", key="", content=sha256(canonical(digests)))
     recipe = Recipe(
         stage="extract",
@@ -69,6 +70,8 @@ def run(config: Config, session: Session) -> ArtifactRef:
             # left out where there are none: so that older keys hold
             **({"views": views.to_json()} if views else {}),
             **({"decode": decoder_named(config, resolved)} if config.decode != "cpu" else {}),
+            # likewise
+            **({"targets": real} if real else {}),
         },
         inputs=(data, resolved.input) if resolved else (data,),
     )

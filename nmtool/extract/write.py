@@ -11,7 +11,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -23,7 +23,7 @@ from nmtool.artifact import arrays, typed
 from nmtool.artifact.format import canonical, sha256
 from nmtool.artifact.stage import Staging
 from nmtool.errors import DataError
-from nmtool.records import SampleIndex
+from nmtool.records import Float, SampleIndex
 
 # 8 MiB of a short feature is tens of thousands of rows: too much to lose to a kill. 4096 rows bound what is done again.
 MOST_ROWS = 4096
@@ -128,8 +128,8 @@ class SplitWriter:
         self.array.write(chunk.number, chunk.features, canonical(marks).decode() if marks else "")
         self.errors.update(chunk.errors)
 
-    def finish(self) -> npt.NDArray[np.bool_]:
-        """Write the labels and marks of the split; returns ``ok``, bool [n].
+    def finish(self, targets: Float | None) -> npt.NDArray[np.bool_]:
+        """Write the labels and marks of the split, and labels that are real numbers; returns ``ok``, bool [n].
 
         Raises:
             DataError: no row at all could be used.
@@ -140,7 +140,10 @@ class SplitWriter:
         if not ok.any():
             first = self.errors[min(self.errors)]
             raise DataError(f"none of the {n} samples of split {self.index.split} could be used (first: {first})")
-        for name, values in (("labels", self.index.labels.values), ("ok", ok)):
+        columns: dict[str, npt.NDArray[Any]] = {"labels": self.index.labels.values, "ok": ok}
+        if targets is not None:
+            columns[typed.TARGETS] = targets
+        for name, values in columns.items():
             path = f"{self.index.split}/{name}"
             writer = arrays.ArrayWriter(
                 self._staging, typed.STORE, path, (n,), values.dtype, arrays.rows_per_chunk(1, values.dtype)
@@ -210,13 +213,24 @@ class Behind:
             raise self._problem
 
 
-def finish(staging: Staging, writers: Sequence[SplitWriter], classes: Sequence[str]) -> dict[str, object]:
+def finish(
+    staging: Staging,
+    writers: Sequence[SplitWriter],
+    classes: Sequence[str],
+    targets: Callable[[str], Float | None],
+) -> dict[str, object]:
     """Write labels, marks, ``samples.parquet``, ``classes.json`` and, where needed, ``failed.json``: chunks are there.
+
+    Args:
+        staging: where the run works.
+        writers: of every split.
+        classes: class names.
+        targets: labels that are real numbers, by split; None for classes.
 
     Returns:
         By split: rows ``n``, ``classes`` it may have, rows ``skipped``, and its ``digest``.
     """
-    ok = [writer.finish() for writer in writers]
+    ok = [writer.finish(targets(writer.index.split)) for writer in writers]
     indexes = [writer.index for writer in writers]
     columns: dict[str, Any] = {
         "row": np.concatenate([np.arange(len(index), dtype=np.int64) for index in indexes]),

@@ -170,6 +170,11 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return cross_entropy_each(logits, y).mean(-1)
 
 
+def squared_error(predicted: Tensor, values: Tensor) -> Tensor:
+    """Mean squared difference over the batch, [...] of two [..., B]: the loss of labels that are real numbers."""
+    return (predicted - values).square().mean(-1)
+
+
 def generalized_cross_entropy_each(logits: Tensor, y: Tensor, q: float = 0.7) -> Tensor:
     """(1 - p_y^q) / q of each sample (Zhang & Sabuncu 2018, Eq. 6; TURN §4.1.1), untruncated.
 

@@ -138,6 +138,45 @@ def pearson_correlation(predicted: ArrayLike, y: ArrayLike) -> float:
     return float(np.clip((x @ z) / np.sqrt((x @ x) * (z @ z)), -1.0, 1.0))
 
 
+def spearman_correlation(predicted: ArrayLike, y: ArrayLike) -> float:
+    """Spearman correlation: Pearson's of the ranks, equal values sharing the mean of theirs; arguments and errors as of
+    :func:`pearson_correlation`."""
+    x, z = np.asarray(predicted, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if not (np.isfinite(x).all() and np.isfinite(z).all()):
+        raise DataError("predictions or labels that are not finite", "finite numbers")
+    return pearson_correlation(_ranks(x), _ranks(z))
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    shared: NDArray[np.float64] = (last - (counts - 1) / 2)[place]
+    return shared
+
+
+def by_class(predicted: ArrayLike, y: ArrayLike, classes: int) -> dict[str, NDArray[np.float64]]:
+    """Of each class: rows ``n``, ``recall`` (NaN without rows), ``precision`` (NaN if never predicted), ``f1``.
+
+    F1 is 2 TP / (2 TP + FP + FN): 0 for a class that is only there or only predicted, NaN for one that is neither; its
+    mean over the others is :func:`macro_f1`.
+
+    Returns:
+        float64 [classes] by name.
+
+    Raises:
+        DataError: as :func:`confusion`.
+    """
+    guess, truth = _pair(predicted, y)
+    highest = max(int(guess.max()), int(truth.max()))
+    if highest >= classes:
+        raise DataError(f"class {highest}", f"less than the number of classes, {classes}")
+    hits, guessed, there = (
+        np.bincount(values, minlength=classes).astype(np.float64) for values in (truth[guess == truth], guess, truth)
+    )
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is meant
+        return {"n": there, "recall": hits / there, "precision": hits / guessed, "f1": 2 * hits / (guessed + there)}
+
+
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
     """Mean distance of confidence and accuracy over equal-width bins, weighted by their sizes (Guo et al. 2017, Eq. 3).
 

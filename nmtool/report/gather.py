@@ -162,6 +162,14 @@ class Audited:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ByClass:
+    """The columns of a ``per_class.parquet``."""
+
+    heads: str
+    columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """All that a report is made of."""
 
@@ -173,6 +181,7 @@ class Evidence:
     backbones: tuple[Backbone, ...]
     cleansing: tuple[Cleansing, ...]
     audits: tuple[Audited, ...]
+    by_class: tuple[ByClass, ...] = ()
 
 
 def gather(artifacts: tuple[Artifact, ...]) -> Evidence:
@@ -195,6 +204,11 @@ def gather(artifacts: tuple[Artifact, ...]) -> Evidence:
             if a.has("cleansing.parquet")
         ),
         audits=tuple(_audited(a) for a in by_kind.get("audit", [])),
+        by_class=tuple(
+            ByClass(heads=a.manifest.content, columns=read_parquet(a, "per_class.parquet"))
+            for a in heads
+            if a.has("per_class.parquet")
+        ),
     )
 
 

@@ -42,6 +42,9 @@ def spectrum_name(result: Singular) -> str:
     noise = pretrain_noise(result)
     if noise is not None:
         parts.append(f"noise {share(noise)}")
+    if "run" in result.line:
+        told = (f"{name} {result.line[name]}" for name in ("run", "seed") if name in result.line)
+        parts.append(f"Z of {result.line.get('method', 'head')}, {', '.join(told)}")
     return ", ".join(parts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from nmtool.report.classes import by_class
 from nmtool.report.cleansing import cleansing
 from nmtool.report.figures import LINES, Plot, Point, Series, figure
 from nmtool.report.gather import Evidence
@@ -13,6 +14,7 @@ from nmtool.report.table import NONE, Cell, Column, Table, share, shown, stat_ce
 from nmtool.report.under_noise import under_noise
 
 _HEADINGS = {
+    "accuracy": "accuracy",
     "macro_f1": "macro F1",
     "mean_per_class": "mean per class",
     "matthews": "Matthews",
@@ -20,13 +22,18 @@ _HEADINGS = {
     "best_accuracy": "best epoch (oracle)",
     "sve": "SVE",
     "lsvr": "LSVR",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
 }
+# Correlations and nats are told as they are, all else in percent.
+_PLAIN = ("sve", "lsvr", "matthews", "pearson", "spearman")
 
 
 def outcome(evidence: Evidence) -> list[Section]:
     """All sections about results."""
     groups = group_results(evidence.runs)
-    sections = [_results(groups), under_noise(groups), _motivation(groups), _fractions(groups), cleansing(evidence)]
+    sections = [_results(groups), under_noise(groups), _motivation(groups), _fractions(groups)]
+    sections += [by_class(evidence), cleansing(evidence)]
     return [section for section in sections if section is not None]
 
 
@@ -47,8 +54,8 @@ def _results(groups: Sequence[Group]) -> Section | None:
     return Section(
         anchor="results",
         title="Results",
-        intro="Accuracy of the last epoch in percent: mean ± sample standard deviation over runs that differ in "
-        "nothing but their seed; one run has no ±. Bold is the best mean of its column.",
+        intro="After the last epoch, in percent but for correlations: mean ± sample standard deviation over runs that "
+        "differ in nothing but their seed; one run has no ±. Bold is the best mean of its column.",
         tables=tuple(tables),
     )
 
@@ -72,24 +79,31 @@ def _table(group: Group, caption: str, wanted: Sequence[tuple[str, str, str]], n
         if all(stat is None for stat in stats):
             continue
         columns.append(Column(title=title, number=True))
-        percent = measure not in ("sve", "lsvr", "matthews")
+        percent = measure not in _PLAIN
         mark = measure not in ("sve", "lsvr", "calibration_error")  # the largest is the best
         for row, cell in zip(cells, stat_cells(stats, as_percent=percent, mark=mark), strict=True):
             row.append(cell)
     return Table(caption=caption, columns=tuple(columns), rows=tuple(tuple(row) for row in cells), note=note)
 
 
+def _measured(group: Group) -> tuple[str, str]:
+    """What the measure that counts is called, and its unit."""
+    return _HEADINGS[group.metric], "" if group.metric in _PLAIN else " (%)"
+
+
 def _accuracy(group: Group) -> Table:
-    wanted = [(f"ID: {shown(group.id_name, 40)}", "accuracy", ID)]
-    wanted += [(f"OOD: {shown(target, 60)}", "accuracy", ood(target)) for target in group.targets]
+    wanted = [(f"ID: {shown(group.id_name, 40)}", group.metric, ID)]
+    wanted += [(f"OOD: {shown(target, 60)}", group.metric, ood(target)) for target in group.targets]
     if len(group.targets) > 1:
-        wanted.append(("OOD mean", "accuracy", MEAN))
-    return _table(group, f"Accuracy (%), trained on {shown(group.name)}", wanted, "")
+        wanted.append(("OOD mean", group.metric, MEAN))
+    name, unit = _measured(group)
+    return _table(group, f"{name[0].upper()}{name[1:]}{unit}, trained on {shown(group.name)}", wanted, "")
 
 
 def _measures(group: Group) -> Table:
     sides = [("ID", ID)] + ([("OOD", MEAN)] if group.targets else [])
-    wanted = [(f"{side} {title}", measure, target) for measure, title in _HEADINGS.items() for side, target in sides]
+    told = [(measure, title) for measure, title in _HEADINGS.items() if measure != group.metric]
+    wanted = [(f"{side} {title}", measure, target) for measure, title in told for side, target in sides]
     return _table(
         group,
         f"Other measures, trained on {shown(group.name)}",
@@ -111,7 +125,7 @@ def _curves(group: Group, along: str, measure: str, target: str) -> dict[str, li
         x, stat = line.settings.get(along), line.stats.get((measure, target))
         points = out.setdefault(_line_name(line, rest), [])
         if isinstance(x, (int, float)) and stat is not None:
-            factor = 100.0 if measure == "accuracy" else 1.0
+            factor = 1.0 if measure in _PLAIN else 100.0
             spread = None if stat.std is None else factor * stat.std
             points.append(Point(x=100.0 * x, y=factor * stat.mean, spread=spread))
     return {name: sorted(points, key=lambda p: p.x) for name, points in out.items()}
@@ -146,9 +160,10 @@ def _motivation(groups: Sequence[Group]) -> Section | None:
         if _levels(group, "pretrain_noise") < 2:
             continue
         x = "pre-training noise (%)"
-        panels = [("ID accuracy", "accuracy (%)", "accuracy", ID)]
+        name, unit = _measured(group)
+        panels = [(f"ID {name}", f"{name}{unit}", group.metric, ID)]
         if group.targets:
-            panels.append(("OOD accuracy", "mean accuracy (%)", "accuracy", MEAN))
+            panels.append((f"OOD {name}", f"mean {name}{unit}", group.metric, MEAN))
         panels.append(("SVE, in-domain", "SVE (nats)", "sve", ID))
         panels.append(
             ("LSVR, out of domain", "mean LSVR (nats)", "lsvr", MEAN)
@@ -186,18 +201,20 @@ def _motivation(groups: Sequence[Group]) -> Section | None:
 def _scatter(group: Group) -> list[Plot]:
     rest = [c for c in group.columns if c not in ("pretrain_noise", "setup", "pretrain_type")]
     out_of_domain = MEAN if group.targets else ID
-    wanted = [("SVE and ID accuracy", "SVE (nats)", "sve", ID, "ID accuracy (%)")]
+    name, unit = _measured(group)
+    factor = 1.0 if group.metric in _PLAIN else 100.0
+    wanted = [(f"SVE and ID {name}", "SVE (nats)", "sve", ID, f"ID {name}{unit}")]
     place = "OOD" if group.targets else "ID"
-    wanted.append((f"LSVR and {place} accuracy", "LSVR (nats)", "lsvr", out_of_domain, f"{place} accuracy (%)"))
+    wanted.append((f"LSVR and {place} {name}", "LSVR (nats)", "lsvr", out_of_domain, f"{place} {name}{unit}"))
     plots = []
     for title, x, measure, target, y in wanted:
         clouds: dict[str, list[Point]] = {}
         for line in group.lines:
             points = clouds.setdefault(_line_name(line, rest), [])
-            left, right = line.stats.get((measure, target)), line.stats.get(("accuracy", target))
+            left, right = line.stats.get((measure, target)), line.stats.get((group.metric, target))
             if left is not None and right is not None:
                 text = share(line.settings.get("pretrain_noise"))
-                points.append(Point(x=left.mean, y=100 * right.mean, text="" if text == NONE else text))
+                points.append(Point(x=left.mean, y=factor * right.mean, text="" if text == NONE else text))
         if series := _series(clouds):
             plots.append(Plot(title=title, x=x, y=y, series=series, joined=False))
     return plots
@@ -209,15 +226,18 @@ def _fractions(groups: Sequence[Group]) -> Section | None:
         if _levels(group, "fraction") < 2:
             continue
         plots, omitted = [], ""
-        for title, target in [("ID accuracy", ID)] + ([("OOD accuracy, mean", MEAN)] if group.targets else []):
-            curves = _curves(group, "fraction", "accuracy", target)
+        name, unit = _measured(group)
+        for title, target in [(f"ID {name}", ID)] + ([(f"OOD {name}, mean", MEAN)] if group.targets else []):
+            curves = _curves(group, "fraction", group.metric, target)
             omitted = _omitted(curves)
             if series := _series(curves):
-                x, y = "training samples (%)", "accuracy (%)"
+                x, y = "training samples (%)", f"{name}{unit}"
                 ticks = _ticks(group, "fraction")
                 plots.append(Plot(title=title, x=x, y=y, series=series, log_x=True, x_ticks=ticks))
         if plots:
-            caption = f"Accuracy against the share of training samples of {shown(group.name)}.{omitted}"
+            caption = (
+                f"{name[0].upper()}{name[1:]} against the share of training samples of {shown(group.name)}.{omitted}"
+            )
             figures.append(figure(caption, plots, salt=f"fraction{number}"))
     if not figures:
         return None

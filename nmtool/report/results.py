@@ -24,6 +24,8 @@ MEASURES = (
     "best_accuracy",
     "sve",
     "lsvr",
+    "pearson",
+    "spearman",
 )
 FIRST = ("method", "loss", "model", "pretrain_noise", "pretrain_type", "label_noise", "label_type", "fraction")
 OTHERS = (
@@ -51,6 +53,8 @@ NO_SETTING = frozenset(
         "test",
         "ood",
         "labels",
+        "metric",
+        "metric_value",
         *MEASURES,
     }
 )
@@ -94,6 +98,7 @@ class Group:
         id_name: the in-domain split.
         targets: names of the out-of-domain targets, sorted.
         lines: the averages.
+        metric: the measure that counts in all of its runs, by its column; accuracy where they do not agree.
     """
 
     name: str
@@ -101,6 +106,7 @@ class Group:
     id_name: str
     targets: tuple[str, ...]
     lines: tuple[Line, ...]
+    metric: str = "accuracy"
 
 
 def ood(target: str) -> str:
@@ -229,8 +235,11 @@ def _group(name: str, runs: Sequence[Run]) -> Group:
         lines.setdefault(asked, {}).setdefault(which, {})[target] = run.line
     outside = sorted(targets - {ID})
     asked_for = sorted(lines, key=lambda asked: tuple(order(v) for v in asked))
+    told = {str(run.line.get("metric") or "accuracy") for run in runs}
+    metric = told.pop() if len(told) == 1 else "accuracy"
     return Group(
         name=name,
+        metric=metric if metric in MEASURES else "accuracy",
         columns=telling(columns, asked_for),
         id_name=next((str(r.line.get("split")) for r in runs if r.line.get("role") != "ood"), ""),
         targets=tuple(t.removeprefix("ood:") for t in outside),

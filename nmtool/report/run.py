@@ -15,7 +15,7 @@ from nmtool.report.config import Config
 from nmtool.report.gather import find
 from nmtool.report.lineage import short_name
 
-EPOCH = 3
+EPOCH = 4
 FILES = {
     "html": "report.html",
     "markdown": "report.md",
@@ -106,6 +106,7 @@ ORDER = (
     "audit",
     "cleansing",
     "fractions",
+    "classes",
     "backbones",
     "provenance",
 )

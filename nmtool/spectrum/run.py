@@ -17,10 +17,11 @@ from nmtool.artifact.key import Recipe
 from nmtool.artifact.open import Artifact
 from nmtool.artifact.stage import Session, Staging, produce
 from nmtool.artifact.typed import STORE, choose_split, feature_splits, open_features
-from nmtool.errors import DataError
+from nmtool.errors import DataError, UsageError
 from nmtool.numerics import singular
 from nmtool.records import ArtifactRef, Spectrum
 from nmtool.spectrum.config import Config
+from nmtool.spectrum.heads import Space, Spaces, check_fits, open_heads
 
 EPOCH = 1
 
@@ -42,12 +43,21 @@ def run(config: Config, session: Session) -> ArtifactRef:
         DataError: features that are all zero or not finite.
     """
     sources = [source for text in config.features for source in _open(text)]
+    spaces = _spaces(config, sources, session)
+    runs = [int(run["index"]) for run in spaces.runs] if spaces else []
     recipe = Recipe(
         stage="spectrum",
         kind="spectrum",
         epoch=EPOCH,
-        config={**settings.keyed(config), "splits": [source.split for source in sources]},
-        inputs=tuple(source.artifact.as_input("features") for source in sources),
+        config={
+            **settings.keyed(config),
+            "splits": [source.split for source in sources],
+            **({"runs": runs} if spaces else {}),
+        },
+        inputs=(
+            *(source.artifact.as_input("features") for source in sources),
+            *([spaces.artifact.as_input("heads")] if spaces else []),
+        ),
     )
     rows = sum(_rows(source) for source in sources)
     return produce(
@@ -55,9 +65,26 @@ def run(config: Config, session: Session) -> ArtifactRef:
         recipe,
         name="-".join(dict.fromkeys(str(s.artifact.manifest.summary.get("model", "features")) for s in sources)),
         config=settings.everything(config),
-        build=lambda staging: _build(staging, config, sources, session),
-        work=f"singular values of {rows} rows in {len(sources)} splits",
+        build=lambda staging: _build(staging, config, sources, spaces, session),
+        work=f"singular values of {rows} rows in {len(sources)} splits"
+        + (f", transformed by {len(runs)} heads" if spaces else ""),
     )
+
+
+def _spaces(config: Config, sources: list[_Source], session: Session) -> Spaces | None:
+    """The heads whose space is asked for, checked to fit every source; None where the features' own is."""
+    if not config.heads:
+        if config.run != "all":
+            raise UsageError(f"--run {config.run} without --heads", "the heads whose runs are meant")
+        return None
+    spaces = open_heads(config.heads, config.run)
+    for source in sources:
+        check_fits(spaces, source.artifact, [source.split], source.named)
+    if spaces.left_out:
+        session.report.warning(
+            f"{spaces.left_out} runs of method turn are left out: their space is that of backbones of their own"
+        )
+    return spaces
 
 
 def _open(text: str) -> list[_Source]:
@@ -80,9 +107,13 @@ def _blocks(source: _Source) -> Iterator[npt.NDArray[Any]]:
         yield block[ok[start : start + step]]
 
 
-def _spectrum(source: _Source, preprocess: Any) -> Spectrum:
-    dtype = np.dtype(_dtype(source))
-    streamed = singular.singular_values_streaming(_blocks(source), preprocess=preprocess)
+def _spectrum(source: _Source, preprocess: Any, space: Space | None) -> Spectrum:
+    # a head computes in float32 whatever its features are stored in
+    dtype = np.dtype(_dtype(source) if space is None else np.float32)
+    blocks = _blocks(source)
+    streamed = singular.singular_values_streaming(
+        blocks if space is None else map(space.apply, blocks), preprocess=preprocess
+    )
     if streamed.values.max(initial=0.0) == 0:
         raise DataError(f"split {source.split} of {source.named} is all zero after {preprocess}", "features that vary")
     return Spectrum(
@@ -102,13 +133,16 @@ def _dtype(source: _Source) -> str:
     return str(meta["data_type"])
 
 
-def _build(staging: Staging, config: Config, sources: list[_Source], session: Session) -> Mapping[str, object]:
+def _build(
+    staging: Staging, config: Config, sources: list[_Source], spaces: Spaces | None, session: Session
+) -> Mapping[str, object]:
     results: list[dict[str, object]] = []
     payload: list[dict[str, object]] = []
-    wanted = [(source, preprocess) for source in sources for preprocess in config.preprocess]
+    heads: list[Space | None] = [*spaces.spaces()] if spaces else [None]
+    wanted = [(source, how, space) for source in sources for how in config.preprocess for space in heads]
     with session.report.progress(len(wanted), "spectrum") as advance:
-        for number, (source, preprocess) in enumerate(wanted):
-            found = _spectrum(source, preprocess)
+        for number, (source, preprocess, space) in enumerate(wanted):
+            found = _spectrum(source, preprocess, space)
             buffer = io.BytesIO()
             np.save(buffer, np.asarray(found.sigma))
             file = f"sigma-{number}.npy" if len(wanted) > 1 else "sigma.npy"
@@ -121,12 +155,14 @@ def _build(staging: Staging, config: Config, sources: list[_Source], session: Se
                 "sve": found.sve,
                 "lsvr": found.lsvr,
                 "preprocess": preprocess,
+                **(space.told if space else {}),
             }
             results.append({"source": source.named, **result})
             # The payload cites the features by content: a path would change the digest of equal numbers.
             manifest = source.artifact.manifest
             model = manifest.summary.get("model", "")
-            payload.append({**result, "features": manifest.content, "model": model, "sigma": file})
+            cited = {"heads": spaces.artifact.manifest.content} if spaces else {}
+            payload.append({**result, "features": manifest.content, **cited, "model": model, "sigma": file})
             advance(1)
     staging.write("spectrum.json", canonical({"results": payload}))
     return {"results": results}

@@ -93,6 +93,9 @@ def axes(config: Config, dim: int, column: str = "") -> dict[str, dict[str, list
     for method in once(config.method, "--method"):
         method_named(method)
         for loss, solver in _variants(config, method):
+            if method == "zeroshot":  # the prompts are averaged: all of them are one value
+                out[method] = {"templates": [list(config.template)]}
+                continue
             names = AXES.get(f"{method}/{solver or loss}") or AXES[method]
             lists = {n: _values(config, method, loss, solver, n, dim, column) for n in names}
             if method == "turn":
@@ -124,13 +127,13 @@ def _variants(config: Config, method: str) -> list[tuple[str, str]]:
     """
     if method == "turn":
         return [("", "" if how == "full" else how) for how in once(config.tune_backbone, "--tune-backbone")]
-    if method == "knn":
+    if method in ("knn", "zeroshot"):
         return [("", "")]
     if method in _SEMI_METHODS:
         return [("ce", "")]
     if method == "elr":
         return [("elr", "")]
-    losses = once(config.loss, "--loss")
+    losses = once(config.loss or ("ce",), "--loss")
     if method in WHITE_BOX:
         return [(loss, "") for loss in losses]
     solvers = once(config.solver, "--solver") if method == "lp" else ("adamw",)

@@ -14,7 +14,7 @@ from nmtool.artifact.format import canonical
 from nmtool.artifact.stage import Reporter, Session, Staging
 from nmtool.encoders.device import choose_device
 from nmtool.errors import UsageError
-from nmtool.tune import lora, payload, search
+from nmtool.tune import lora, payload, search, task
 from nmtool.tune import loss as remembered
 from nmtool.tune import outcome as outcomes_of
 from nmtool.tune.axes import axes
@@ -32,6 +32,8 @@ from nmtool.tune.stacks import slices, stacks
 
 # The manifest is capped at 1 MiB; the complete table is in results.parquet.
 SUMMARY_BYTES, SUMMARY_ROWS = 600_000, 500
+# In every row of a summary, where there is no such number as null.
+_ALWAYS = ("accuracy", "macro_f1", "mean_per_class", "best_accuracy", "sve", "lsvr")
 
 
 def build(
@@ -55,7 +57,14 @@ def build(
 
         # Before any training: are the images and the weights those that the features were made from?
         opener = checked_sources(crew.placed(config), found, session.memo, device)
-    material = load(found, device, report, opener, views=any(r.semi is not None or r.views for r in runs))
+    tower = None
+    if any("towers" in method_named(r.method).needs for r in runs):
+        from nmtool.tune.prompts import checked_tower
+
+        tower = checked_tower(config, found.train, session.memo, device)
+    views = any(r.semi is not None or r.views for r in runs)
+    material = load(found, device, report, opener, views=views, metric=task.metric_of(config, found))
+    material = replace(material, tower=tower)
     bench = Bench(
         device=device,
         report=report,
@@ -170,7 +179,7 @@ def _warn(done: Sequence[Outcome], material: Material, report: Reporter) -> None
             continue
         if accuracy <= chance + 3 * np.sqrt(chance * (1 - chance) / n):
             stuck.append(o)
-        elif o.scores[0].never_predicted >= 0.5:
+        elif (o.scores[0].never_predicted or 0.0) >= 0.5:
             blind.append(o)
     advice = "try a lower --lr (--fft-lr where a backbone learns), --scale l2, or --loss ce"
     if stuck:
@@ -178,7 +187,7 @@ def _warn(done: Sequence[Outcome], material: Material, report: Reporter) -> None
             f"{len(stuck)} of {len(done)} runs are no better than chance in training ({stuck[0].run.words()}); {advice}"
         )
     if blind:
-        worst = max(o.scores[0].never_predicted for o in blind)
+        worst = max(o.scores[0].never_predicted or 0.0 for o in blind)
         report.warning(
             f"{len(blind)} of {len(done)} runs never predict half of the classes or more (up to {worst:.0%}; "
             f"{blind[0].run.words()}); {advice}"
@@ -207,7 +216,7 @@ def _summary(found: Inputs, material: Material, rows: Sequence[Mapping[str, Any]
     overlays = {o.name: o.shown for o in material.overlays}
     results: list[dict[str, Any]] = []
     for row in rows:
-        plain = {k: v for k, v in row.items() if v is not None or k in ("best_accuracy", "sve", "lsvr")}
+        plain = {k: v for k, v in row.items() if v is not None or k in _ALWAYS}
         plain |= {"source": shown[row["source"]], "source_content": row["source"]}
         if row["labels"]:
             plain["labels"] = overlays[row["labels"]]

@@ -11,6 +11,8 @@ PRESETS = ("paper", "released")
 LOSSES = ("ce", "gce")
 HEAD_LOSSES = (*LOSSES, "elr")
 PENALTIES = ("auto", "yes", "no")
+REAL_LOSS = "mse"
+METRICS = ("accuracy", "macro_f1", "mean_per_class", "matthews", "pearson", "spearman")
 SCALES = ("none", "l2", "standardize")
 SCHEDULES = ("cosine", "linear", "constant")
 ACTIVATIONS = ("relu", "gelu", "tanh", "none")
@@ -33,7 +35,12 @@ class Config:
 
     features: str = setting(doc="features artifact to train on (FEATURES[:SPLIT])", key=False, operand=True)
     method: tuple[str, ...] = setting(("lp",), doc="methods, comma-separated (nmtool list methods)", key=True)
-    loss: tuple[str, ...] = setting(("ce",), doc="loss of lp, mlp, nmtune, fft and lora", key=True, choices=HEAD_LOSSES)
+    loss: tuple[str, ...] | None = setting(
+        None,
+        doc="loss of lp, mlp, nmtune, fft and lora; unset: ce, or mse where labels are real numbers",
+        key=True,
+        choices=(*HEAD_LOSSES, REAL_LOSS),
+    )
     train: str = setting("", doc="training split; unset: train", key=False)
     test: str = setting("", doc="in-domain evaluation split; unset: test, else val, validation", key=False)
     ood: tuple[str, ...] = setting(
@@ -51,6 +58,12 @@ class Config:
     )
     seeds: tuple[int, ...] | None = setting(None, doc="seeds, one run each; unset: --seed", key=True)
     seed: int = setting(0, doc="seed where --seeds is not given", key=True)
+    metric: str | None = setting(
+        None,
+        doc="the measure that counts in reports; unset: what the papers report on the suite, else accuracy (pearson)",
+        key=True,
+        choices=METRICS,
+    )
     preset: str = setting("paper", doc="where unset numbers come from", key=True, choices=PRESETS)
     search: bool = setting(
         False,
@@ -60,12 +73,17 @@ class Config:
     search_holdout: float = setting(
         defaults.SEARCH_HOLDOUT, doc="share of each class's training rows that a search holds out", key=True
     )
-    epochs: tuple[int, ...] | None = setting(None, doc="epochs of training on features" + _BY, key=True)
+    epochs: tuple[int, ...] | None = setting(
+        None, doc="epochs of training on features" + _BY + " (paper: 30, on features of texts 10)", key=True
+    )
     batch_size: tuple[int, ...] = setting((defaults.BATCH_SIZE,), doc="rows a step, for training on features", key=True)
     lr: tuple[float, ...] | None = setting(None, doc="learning rate on features" + _BY, key=True)
     weight_decay: tuple[float, ...] | None = setting(None, doc="decoupled weight decay" + _BY, key=True)
-    schedule: tuple[str, ...] = setting(
-        (defaults.SCHEDULE,), doc="learning rate by step, ending at 0", key=True, choices=SCHEDULES
+    schedule: tuple[str, ...] | None = setting(
+        None,
+        doc="learning rate by step, ending at 0; unset: cosine, and for features of texts under preset paper linear",
+        key=True,
+        choices=SCHEDULES,
     )
     scale: tuple[str, ...] | None = setting(
         None, doc="scaling of features, learned on the training rows only" + _BY, key=True, choices=SCALES
@@ -83,6 +101,12 @@ class Config:
     k: tuple[int, ...] = setting((defaults.K,), doc="knn: number of neighbours", key=True)
     knn_weights: tuple[str, ...] = setting(
         (defaults.KNN_WEIGHTS,), doc="knn: votes weighed by similarity, or all alike", key=True, choices=KNN_WEIGHTS
+    )
+    template: tuple[str, ...] = setting(
+        (defaults.TEMPLATE,),
+        doc="zeroshot: prompt with {} for the class name, or a file of such lines; repeatable: prompts are averaged",
+        key=True,
+        repeat=True,
     )
     temperature: float = setting(
         defaults.TEMPERATURE, doc="knn: a vote weighs exp(cosine / temperature) under distance", key=True
@@ -213,11 +237,11 @@ class Config:
         None, doc="turn, fft, lora: folder below which torchvision: and suite: look [$NMTOOL_DATA]", key=False
     )
     model: str = setting(
-        "", doc="turn, fft, lora: backbone to read again; unset: from where extract read it", key=False
+        "", doc="turn, fft, lora, zeroshot: backbone to read again; unset: from where extract read it", key=False
     )
-    arch: str = setting("", doc="turn, fft, lora: architecture, with a weights file", key=False)
+    arch: str = setting("", doc="turn, fft, lora, zeroshot: architecture, with a weights file", key=False)
     model_kwargs: tuple[str, ...] = setting(
-        (), doc="turn, fft, lora: KEY=VALUE of the architecture; repeatable", key=False, repeat=True
+        (), doc="turn, fft, lora, zeroshot: KEY=VALUE of the architecture; repeatable", key=False, repeat=True
     )
     device: str = setting("auto", doc="auto, cpu or cuda[:N]", key=False)
     workers: int = setting(0, doc="turn, fft, lora: threads that decode; 0: as many as there are cores", key=False)

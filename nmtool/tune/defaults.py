@@ -16,6 +16,8 @@ from nmtool.tune.backbones import TABLE_8
 # The same for all methods that have them, under both presets.
 BATCH_SIZE = 64        # authors' README (NMTune); no paper says
 SCHEDULE = "cosine"    # NMTune A.2 and B.1, vision
+TEXT_EPOCHS = 10       # NMTune A.2 and B.2, language, preset paper (no language code was released)
+TEXT_SCHEDULE = "linear"  # as above
 Q = 0.7                # TURN B.2, after Zhang & Sabuncu 2018
 WIDTH = 4              # authors' src/models/modeling.py: Linear(D, 4D); Fig. 17's text is lost
 LAYERS = 2             # NMTune section 3.2: "use 2 layers MLP for all our experiments"
@@ -37,6 +39,7 @@ LORA_TARGETS = "auto"  # as above: linear layers of the MLPs; ours for networks 
 K = 20                 # DINO (Caron et al. 2021), section 3.2: best for most of their runs
 KNN_WEIGHTS = "distance"  # as above, after Wu et al. 2018: a vote weighs exp(cosine / temperature)
 TEMPERATURE = 0.07     # as above
+TEMPLATE = "a photo of a {}."  # CLIP (Radford et al. 2021), 3.1.4: "a good default"
 C = 1.0                # scikit-learn's LogisticRegression
 MAX_ITER = 1000        # CLIP (Radford et al. 2021), A.3: "a maximum of 1,000 iterations"
 SEARCH_HOLDOUT = 0.2   # ours: five folds' first
@@ -203,7 +206,7 @@ def default(
 
     Args:
         method: its name.
-        loss: ce, gce or elr; no paper gives settings for NMTune's methods under gce or elr, so those are ours.
+        loss: ce, gce, elr or mse; no paper gives settings for NMTune's methods under gce or elr, so those are ours.
         preset: paper or released.
         name: the setting.
         dim: of the features.
@@ -235,6 +238,10 @@ def default(
         return _GCE[name]
     if name == "C":
         return C
+    if name == "schedule":
+        return SCHEDULE
+    if name == "loss":
+        return loss
     return _METHODS[preset][method][name]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +17,7 @@ from nmtool.numerics.singular import (
     singular_value_entropy,
     singular_values,
 )
-from nmtool.records import Int
+from nmtool.records import Float, Int
 from nmtool.tune.material import Bench, Target
 from nmtool.tune.outcome import Array, Scores
 from nmtool.tune.scale import Scaling
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 # Activations of one block of rows over all heads: enough to keep the cores busy, little beside the features.
 _BLOCK_BYTES = 64 << 20
 _GRAM_ROWS = 4096
+_OF_CLASSES = (
+    *("accuracy", "macro_f1", "mean_per_class", "matthews", "calibration_error", "never_predicted"),
+    *("best_accuracy", "best_epoch"),
+)
 _DIRECT_BELOW = 2**20  # elements: below, LAPACK on the matrix itself is fast; above, the smaller Gram matrix is
 
 
@@ -116,7 +120,43 @@ def scores_of(
     )
 
 
-def with_best(scores: Scores, accuracy: float, epoch: int) -> Scores:
+def correlations(heads: LinearHeads, feed: Feed, X: Tensor, values: Float) -> list[float | None]:
+    """Pearson correlation of each head's one output: the quick look after every epoch, for real numbers."""
+    with torch.no_grad():
+        parts = [
+            heads.classify(heads.transform(feed.scaled(X[rows]), training=False))[..., 0]
+            for rows in blocks(len(X), 4 * heads.heads * (heads.row_width + 1))
+        ]
+    found = torch.cat(parts, dim=1).cpu().numpy()
+    return [_correlation(metrics.pearson_correlation, one, values) for one in found]
+
+
+def numbers(head: LinearHeads, scaling: Scaling, X: Tensor) -> Array:
+    """The real numbers float32 [n] that one head predicts."""
+    return np.concatenate([block[:, 0].cpu().numpy() for block in logits(head, scaling, X)])
+
+
+def scores_of_numbers(predicted: Array, values: Float, *, target: int, spectrum: tuple[float, float] | None) -> Scores:
+    """Scores of one head on one split whose labels are real numbers; arguments as of ``scores_of``."""
+    return Scores(
+        target=target,
+        n=len(values),
+        **dict.fromkeys(_OF_CLASSES),
+        pearson=_correlation(metrics.pearson_correlation, predicted, values),
+        spearman=_correlation(metrics.spearman_correlation, predicted, values),
+        sve=None if spectrum is None else spectrum[0],
+        lsvr=None if spectrum is None else spectrum[1],
+        predicted=predicted.astype(np.float32),
+        confidence=np.zeros(0, dtype=np.float32),
+    )
+
+
+def _correlation(of: Callable[[Array, Float], float], predicted: Array, values: Float) -> float | None:
+    """None for one row; and for numbers that are not finite, which whoever trains will tell."""
+    return of(predicted, values) if len(values) > 1 and np.isfinite(predicted).all() else None
+
+
+def with_best(scores: Scores, accuracy: float | None, epoch: int) -> Scores:
     """The same scores with those of the epoch best on this very split: an oracle."""
     return replace(scores, best_accuracy=accuracy, best_epoch=epoch)
 

@@ -25,7 +25,7 @@ _EPS = 1e-5  # of BatchNorm, as in ``mlp``
 
 def tensors_of(heads: Heads, run: Run) -> dict[str, npt.NDArray[Any]]:
     """The tensors of a run by their names without ``run_0000.``; raises ``DataError`` where there is no network."""
-    from nmtool.tune.payload import run_name
+    from nmtool.artifact.heads import run_name
 
     if run.neighbours is not None:
         raise DataError(
@@ -72,7 +72,7 @@ def onnx_bytes(heads: Heads, run: Run) -> bytes:
     graph.add("Identity", [logits], out="logits")
     graph.add("Softmax", ["logits"], out="probabilities", axis=1)
     helper, floats = onnx.helper, onnx.TensorProto.FLOAT
-    classes = len(heads.classes)
+    classes = heads.outputs
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,

@@ -20,14 +20,16 @@ from torch import Tensor
 
 from nmtool.artifact.format import canonical, sha256
 from nmtool.errors import DivergedError
+from nmtool.records import Int
 from nmtool.tune import evaluate
 from nmtool.tune.feed import Feed, ViewFeed
 from nmtool.tune.heads import LinearHeads
 from nmtool.tune.loss import ClassLoss, class_loss
-from nmtool.tune.material import Bench, Material
+from nmtool.tune.material import Bench, Material, Target
 from nmtool.tune.optimise import StackAdamW
-from nmtool.tune.outcome import Outcome, metadata
+from nmtool.tune.outcome import Outcome, Scores, metadata
 from nmtool.tune.plan import Run
+from nmtool.tune.scale import Scaling
 
 # A checkpoint of a stack costs a copy of its parameters and moments: not more often than this.
 CHECKPOINT_S = 20.0
@@ -83,8 +85,8 @@ def fit(
     """
     probe = runs[0].probe
     feed = feed_of(runs, material, bench) if feed is None else feed
-    heads = model(runs, material.X.shape[1], len(material.classes), bench.device)
-    loss = class_loss(runs, len(material.X), len(material.classes))
+    heads = model(runs, material.X.shape[1], material.outputs, bench.device)
+    loss = class_loss(runs, material)
     steps = -(-feed.n // probe.batch_size)
     adamw = StackAdamW(heads.parameters, runs, steps * probe.epochs)
     # all indices: a stack may be cut otherwise on another device
@@ -100,9 +102,13 @@ def fit(
         if before is not None:
             before(epoch, heads)
         rows = _epoch(heads, adamw, feed, loss, terms, runs, epoch)
-        accuracies = None if candidates else evaluate.correct(heads, feed, target.X, truth)
+        looks: dict[str, Sequence[float | None]] = {}
+        if target.values is not None:
+            looks = {"pearson": evaluate.correlations(heads, feed, target.X, target.values)}
+        elif not candidates:
+            looks = {"accuracy": evaluate.correct(heads, feed, target.X, truth)}
         for k, row in enumerate(rows):
-            epochs[k].append({**row, "accuracy": accuracies[k]} if accuracies else row)
+            epochs[k].append({**row, **{name: values[k] for name, values in looks.items()}})
         bench.advance(len(runs))
         if time.monotonic() - last > CHECKPOINT_S and epoch + 1 < probe.epochs:
             bench.keep(name, _state(heads, adamw, loss, epochs))
@@ -158,10 +164,11 @@ def _epoch(
     sizes = torch.tensor([min(size, feed.n - s) for s in range(0, feed.n, size)], dtype=torch.float64)
     means = (values.double() * sizes[:, None, None]).sum(0) / feed.n
     accuracy = hits.double().cpu() / (feed.n * feed.copies)
+    classes = logits.shape[-1]  # one output: a real number
     return [
         {
             "epoch": epoch + 1,
-            "train_accuracy": float(accuracy[k]),
+            "train_accuracy": float(accuracy[k]) if classes > 1 else None,
             **{n: float(means[i, k]) for i, n in enumerate(names)},
         }
         for k in range(len(runs))
@@ -223,8 +230,7 @@ def judge(runs: tuple[Run, ...], trained: Trained, material: Material, bench: Be
     alone = [heads.one(k) for k in range(heads.heads)]
     scalings = [feed.scalings[view] for view in feed.view]
     found = [
-        [evaluate.predict(head, scaling, t.X) for head, scaling in zip(alone, scalings, strict=True)]
-        for t in material.targets
+        [_answers(head, scaling, t) for head, scaling in zip(alone, scalings, strict=True)] for t in material.targets
     ]
     spectra = evaluate.spectra(heads, feed, material.targets, bench) if bench.spectra else None
     outcomes = []
@@ -233,19 +239,16 @@ def judge(runs: tuple[Run, ...], trained: Trained, material: Material, bench: Be
         trained_classes, counts = np.unique(labels[labels >= 0], return_counts=True)
         history = trained.epochs[k]
         scores = [
-            evaluate.scores_of(
-                *found[i][k],
-                t.y,
-                target=i,
-                trained=trained_classes,
-                spectrum=spectra[i][k] if spectra is not None else None,
-            )
+            _scores(found[i][k], t, i, trained_classes, spectra[i][k] if spectra is not None else None)
             for i, t in enumerate(material.targets)
         ]
         # The same rows asked in a stack may round to another side of a tie.
-        history[-1]["accuracy"] = scores[0].accuracy
-        best = max(range(len(history)), key=lambda e: (history[e]["accuracy"], -e))
-        scores[0] = evaluate.with_best(scores[0], history[best]["accuracy"], best + 1)
+        if material.values is None:
+            history[-1]["accuracy"] = scores[0].accuracy
+            best = max(range(len(history)), key=lambda e: (history[e]["accuracy"], -e))
+            scores[0] = evaluate.with_best(scores[0], history[best]["accuracy"], best + 1)
+        else:
+            history[-1]["pearson"] = scores[0].pearson
         solved: dict[str, Any] = {
             name: history[-1][name] for name in ("iterations", "converged") if name in history[-1]
         }
@@ -258,13 +261,28 @@ def judge(runs: tuple[Run, ...], trained: Trained, material: Material, bench: Be
                 notes={
                     "n_train": feed.n,
                     "train_accuracy": history[-1]["train_accuracy"],
-                    "chance": float(counts.max() / counts.sum()),
+                    "chance": float(counts.max() / counts.sum()) if material.values is None else None,
                     **solved,
                 },
                 cleansing={},
             )
         )
     return outcomes
+
+
+def _answers(head: LinearHeads, scaling: Scaling, target: Target) -> tuple[Any, Any]:
+    """Predicted classes and their probabilities; of real numbers the numbers, and None."""
+    if target.values is not None:
+        return evaluate.numbers(head, scaling, target.X), None
+    return evaluate.predict(head, scaling, target.X)
+
+
+def _scores(
+    found: tuple[Any, Any], target: Target, number: int, trained: Int, spectrum: tuple[float, float] | None
+) -> Scores:
+    if target.values is not None:
+        return evaluate.scores_of_numbers(found[0], target.values, target=number, spectrum=spectrum)
+    return evaluate.scores_of(*found, target.y, target=number, trained=trained, spectrum=spectrum)
 
 
 def _export(heads: LinearHeads, feed: Feed, k: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from nmtool.artifact.typed import (
     VIEWS,
     choose_split,
     feature_splits,
+    has_targets,
     open_features,
     read_classes,
 )
@@ -65,6 +66,11 @@ class Source:
         return str(body.get("augment", "weak")) if isinstance(body, dict) else "weak"
 
     @property
+    def real(self) -> bool:
+        """Whether the labels are real numbers, and no classes."""
+        return has_targets(self.artifact, self.split)
+
+    @property
     def digest(self) -> str:
         """Digest of the split's samples; empty where extract did not record it."""
         splits = self.artifact.manifest.summary.get("splits", {})
@@ -108,7 +114,7 @@ def resolve(config: Config) -> Inputs:
             "two splits",
             "name them by --train and --test",
         )
-    if len(train.classes) < 2:
+    if not train.real and len(train.classes) < 2:
         raise DataError(f"{shown} has {len(train.classes)} class names", "at least two classes to tell apart")
     ood = [source for text in config.ood for source in _ood(text, train, test)]
     twice = {(s.name, s.split) for s in ood}
@@ -178,7 +184,10 @@ def _check_fits(ood: Source, train: Source) -> None:
         )
     if _dim(ood) != _dim(train):
         raise DataError(f"{where} has {_dim(ood)} dimensions", f"{_dim(train)}, as the training features")
-    if not set(ood.classes) & set(train.classes):
+    if ood.real != train.real:
+        words = {True: "labels that are real numbers", False: "classes"}
+        raise DataError(f"{where} has {words[ood.real]}", f"{words[train.real]}, as the training features")
+    if not train.real and not set(ood.classes) & set(train.classes):
         raise DataError(
             f"{where} has no class of the training split (it has {', '.join(ood.classes[:5]) or 'none'})",
             f"class names among {', '.join(train.classes[:5])}{', …' if len(train.classes) > 5 else ''}",
@@ -205,7 +214,13 @@ def _check_views(train: Source) -> None:
 
 def _check_needs(name: str, train: Source, ood: list[Source]) -> None:
     """Methods that need images or the backbone: extract must have had them, and said by content which."""
-    if method_named(name).needs <= {"features"}:
+    needs = method_named(name).needs
+    if needs <= {"features"}:
+        return
+    if "towers" in needs:
+        from nmtool.tune.prompts import check_towers
+
+        check_towers(train, name)
         return
     for source in (train, *ood):
         if not source.encoder:

@@ -11,7 +11,7 @@ import torch
 from nmtool.artifact.stage import Reporter
 from nmtool.artifact.typed import join_labels, read_features, read_labels, read_views, usable_rows
 from nmtool.errors import DataError
-from nmtool.records import Bool, FeatureTable, Int
+from nmtool.records import Bool, FeatureTable, Float, Int
 from nmtool.tune.inputs import Inputs, Source
 from nmtool.tune.material import Material, Overlay, Target, Views
 
@@ -26,6 +26,7 @@ def load(
     pictures: Callable[[], Pictures] | None = None,
     *,
     views: bool = False,
+    metric: str = "accuracy",
 ) -> Material:
     """Read all splits into memory, on ``device``, in float32; augmented views only where asked, and where there are.
 
@@ -37,8 +38,12 @@ def load(
     """
     table = read_features(inputs.train.artifact, inputs.train.split, inputs.train.shown)
     usable = usable_rows(table, "training", report)
+    if not usable.any():
+        raise DataError(
+            f"training split {table.split} of {table.source} has no row with features and a label", "labelled rows"
+        )
     overlays = _overlays(inputs, table, usable)
-    for overlay in overlays:
+    for overlay in overlays if table.targets is None else ():
         present = np.unique(overlay.y[overlay.y >= 0])
         if len(present) < 2:
             names = ", ".join(table.labels.classes[c] for c in present)
@@ -54,12 +59,14 @@ def load(
     return Material(
         X=_resident(table, table.ok, device),
         ids=table.ids,
-        clean=table.labels.values,
+        clean=table.labels.values if table.targets is None else np.zeros(len(table.ok), dtype=np.int64),
         overlays=overlays,
         classes=inputs.train.classes,
         targets=targets,
         pictures=pictures,
         views=_views(inputs.train, table.ok, device) if views and inputs.train.views else None,
+        values=_filled(table.targets),
+        metric=metric,
     )
 
 
@@ -69,6 +76,11 @@ def _views(source: Source, keep: Bool, device: torch.device) -> Views:
     return Views(X=torch.from_numpy(array).to(device), augment=source.views)
 
 
+def _filled(targets: Float | None) -> Float | None:
+    """Real numbers with 0 for those that are not there: they take no part, and a NaN would spread."""
+    return None if targets is None else np.nan_to_num(targets, nan=0.0)
+
+
 def _resident(table: FeatureTable, keep: Bool, device: torch.device) -> torch.Tensor:
     features = table.features.astype(np.float32)
     features[~keep] = 0.0
@@ -76,7 +88,7 @@ def _resident(table: FeatureTable, keep: Bool, device: torch.device) -> torch.Te
 
 
 def _overlays(inputs: Inputs, table: FeatureTable, usable: Bool) -> tuple[Overlay, ...]:
-    clean = table.labels.values
+    clean = table.labels.values if table.targets is None else np.zeros(len(usable), dtype=np.int64)
     if not inputs.labels:
         return (Overlay(name="", shown="", y=np.where(usable, clean, -1), ratio=None),)
     overlays = []
@@ -106,7 +118,8 @@ def _target(source: Source, role: str, classes: tuple[str, ...], device: torch.d
     table = read_features(source.artifact, source.split, source.shown)
     usable = usable_rows(table, "evaluation", report)
     known = {name: number for number, name in enumerate(classes)}
-    lookup = np.array([known.get(name, -1) for name in source.classes], dtype=np.int64)
+    # real numbers: all rows are of one kind
+    lookup = np.array([*(known.get(name, -1) for name in source.classes), 0 if source.real else -1], dtype=np.int64)
     y: Int = np.where(usable, lookup[table.labels.values], -1)
     unknown = usable & (y < 0)
     if unknown.any():
@@ -128,4 +141,5 @@ def _target(source: Source, role: str, classes: tuple[str, ...], device: torch.d
         ids=[table.ids[int(row)] for row in rows],
         X=X,
         y=y[rows],
+        values=None if table.targets is None else table.targets[rows],
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from nmtool.numerics import losses
+from nmtool.tune.material import Material
 from nmtool.tune.plan import Early, Run
 
 
@@ -65,21 +67,36 @@ class _Early:
         self._loss.target = state["target"].clone()
 
 
+class _Squared:
+    """Mean squared error of a head's one output, against real numbers that it keeps by training row."""
+
+    name = "squared_error"  # mse is NMTune's consistency term
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+
+    def __call__(self, logits: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        del y
+        return losses.squared_error(logits[..., 0], self._values[rows])
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        del state
+
+
 def bytes_per_head(run: Run, rows: int, classes: int) -> int:
     """What the loss of one head remembers."""
     return 4 * rows * classes if run.probe.loss == "elr" else 0
 
 
-def class_loss(runs: Sequence[Run], rows: int, classes: int) -> ClassLoss:
-    """The loss that a stack of runs trains with; they agree in it, as in all of their ``stack_key``.
-
-    Args:
-        runs: the stack.
-        rows: of the training split, in use or not.
-        classes: number of classes.
-    """
+def class_loss(runs: Sequence[Run], material: Material) -> ClassLoss:
+    """The loss that a stack of runs trains with; they agree in it, as in all of their ``stack_key``."""
     probe = runs[0].probe
+    if material.values is not None:
+        return _Squared(torch.from_numpy(material.values).to(material.X))
     if probe.loss == "elr":
         assert runs[0].early is not None
-        return _Early(runs[0].early, len(runs), rows, classes)
+        return _Early(runs[0].early, len(runs), len(material.X), len(material.classes))
     return _Stateless(probe.loss, probe.q)

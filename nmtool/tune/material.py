@@ -10,10 +10,11 @@ import numpy.typing as npt
 import torch
 
 from nmtool.artifact.stage import Reporter
-from nmtool.records import Int
+from nmtool.records import Float, Int
 from nmtool.tune.crew import Crew
 
 if TYPE_CHECKING:
+    from nmtool.encoders.encoder import TextEncoder
     from nmtool.tune.pictures import Pictures
 
 
@@ -29,7 +30,8 @@ class Target:
         rows: int64 [n]: row numbers in the split.
         ids: n sample ids.
         X: float32 [n, D] on the bench's device.
-        y: int64 [n] in the training split's class numbers.
+        y: int64 [n] in the training split's class numbers; zeros where labels are real numbers.
+        values: float64 [n] labels that are real numbers; else None.
     """
 
     source: str
@@ -40,6 +42,7 @@ class Target:
     ids: Sequence[str]
     X: torch.Tensor
     y: Int
+    values: Float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,7 @@ class Overlay:
     Attributes:
         name: the labels artifact by content; empty for the data's own labels.
         shown: its path as the user gave it.
-        y: int64 [N]: label of each training row, -1 where the row takes no part.
+        y: int64 [N]: label of each training row (0 for real numbers), -1 where the row takes no part.
         ratio: share of the rows in use whose label is not the clean one; None where no clean label is known.
         type: of noise, as the labels artifact says; empty where it does not.
         requested: the share that was asked for, as it says; else None.
@@ -85,10 +88,13 @@ class Material:
         ids: N sample ids.
         clean: int64 [N] the data's own labels.
         overlays: at least one.
-        classes: class names.
+        classes: class names; none where labels are real numbers.
         targets: the first is the in-domain one.
         pictures: opens the images and the backbone, for methods that need them; does nothing until called.
         views: of the training rows, where a method wants them and the features have them.
+        values: float64 [N] labels of the training rows that are real numbers; else None.
+        metric: the measure that counts, by its column.
+        tower: opens the text tower beside the features' image tower, for methods that need it.
     """
 
     X: torch.Tensor
@@ -99,6 +105,14 @@ class Material:
     targets: tuple[Target, ...]
     pictures: Callable[[], Pictures] | None = None
     views: Views | None = None
+    values: Float | None = None
+    metric: str = "accuracy"
+    tower: Callable[[], TextEncoder] | None = None
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a head gives of each row: one a class, or the one number."""
+        return len(self.classes) if self.values is None else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,10 +45,12 @@ class Method:
 
     Attributes:
         name: the word after ``--method``.
-        needs: of ``features``, ``images``, ``backbone``: lets the command line refuse early.
+        needs: of ``features``, ``images``, ``backbone``, and ``towers`` (the text tower beside the image tower that
+            made the features): lets the command line refuse early.
         function: ``module:name`` of a ``Tune``, resolved on use.
         doc: one line.
         fit: ``module:name`` of a ``Fit``, for methods that ``--search`` can search; else empty.
+        real: it also trains on labels that are real numbers, by a head of one output.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Method:
     function: str
     doc: str
     fit: str = ""
+    real: bool = False
 
     def resolve(self) -> Tune:
         """The function itself; imports what the method needs."""
@@ -80,6 +83,7 @@ _TABLE = (
         needs=_FEATURES,
         function="nmtool.tune.lp:tune",
         fit="nmtool.tune.lp:fit",
+        real=True,
         doc="linear probe",
     ),
     Method(
@@ -108,6 +112,7 @@ _TABLE = (
         needs=_FEATURES,
         function="nmtool.tune.mlp:tune",
         fit="nmtool.tune.mlp:fit",
+        real=True,
         doc="a small network, then a linear probe",
     ),
     Method(
@@ -115,6 +120,7 @@ _TABLE = (
         needs=_FEATURES,
         function="nmtool.tune.nmtune:tune",
         fit="nmtool.tune.nmtune:fit",
+        real=True,
         doc="mlp with NMTune's three regularisers (paper 1, Eq. 6)",
     ),
     Method(
@@ -122,6 +128,12 @@ _TABLE = (
         needs=_FEATURES,
         function="nmtool.tune.knn:tune",
         doc="votes of the k nearest training rows by cosine; nothing is trained",
+    ),
+    Method(
+        name="zeroshot",
+        needs=frozenset({"features", "towers"}),
+        function="nmtool.tune.zeroshot:tune",
+        doc="class prompts through open_clip's text tower against projected features; nothing is trained",
     ),
     Method(
         name="turn",

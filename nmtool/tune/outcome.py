@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +12,12 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from nmtool.artifact.format import canonical
+from nmtool.artifact.heads import header_of
 from nmtool.tune.plan import Run, from_json
 
 Array = npt.NDArray[Any]
 _META = "nmtool"
+metadata = header_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,31 +27,34 @@ class Scores:
     Attributes:
         target: which split, counted from 0.
         n: rows judged.
-        accuracy, macro_f1, mean_per_class: in [0, 1].
+        accuracy, macro_f1, mean_per_class: in [0, 1]; these and the next three are None for real numbers.
         matthews: Matthews correlation, in [-1, 1].
         calibration_error: expected calibration error over 15 bins, in [0, 1].
         never_predicted: share of the classes present in training that no row was given.
         best_accuracy, best_epoch: of the epoch best on this very split, an oracle; None where epochs were not judged
             on it.
         sve, lsvr: of the transformed space (what enters the classifier), in nats; None where not asked or all zero.
-        predicted: int32 [n] classes.
-        confidence: float32 [n] probability of the predicted class.
+        predicted: int32 [n] classes, or float32 [n] real numbers.
+        confidence: float32 [n] probability of the predicted class; empty for real numbers.
+        pearson, spearman: correlations of real numbers, in [-1, 1]; None for classes, and for a single row.
     """
 
     target: int
     n: int
-    accuracy: float
-    macro_f1: float
-    mean_per_class: float
-    matthews: float
-    calibration_error: float
-    never_predicted: float
+    accuracy: float | None
+    macro_f1: float | None
+    mean_per_class: float | None
+    matthews: float | None
+    calibration_error: float | None
+    never_predicted: float | None
     best_accuracy: float | None
     best_epoch: int | None
     sve: float | None
     lsvr: float | None
     predicted: Array
     confidence: Array
+    pearson: float | None = None
+    spearman: float | None = None
 
 
 _ARRAYS = ("predicted", "confidence")
@@ -114,9 +118,3 @@ def from_bytes(data: bytes) -> list[Outcome]:
             )
         )
     return outcomes
-
-
-def metadata(data: bytes) -> Any:
-    """The JSON in the header of a safetensors file, ``nmtool``: its one metadata key, so that bytes are stable."""
-    size = int.from_bytes(data[:8], "little")
-    return json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_META])

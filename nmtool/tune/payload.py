@@ -9,13 +9,16 @@ import numpy as np
 from safetensors.numpy import save as save_tensors
 
 from nmtool.artifact.format import canonical
+from nmtool.artifact.heads import HEADS, run_name
 from nmtool.artifact.stage import Staging
 from nmtool.artifact.typed import parquet_bytes
+from nmtool.numerics import metrics
 from nmtool.tune.material import Material
 from nmtool.tune.outcome import Outcome, Scores
 
-RESULTS, HEADS, LOG = "results.parquet", "heads.safetensors", "log.jsonl"
+RESULTS, LOG = "results.parquet", "log.jsonl"
 PREDICTIONS, CLEANSING, SEARCH = "predictions.parquet", "cleansing.parquet", "search.parquet"
+PER_CLASS = "per_class.parquet"
 # Tensors of a run that are no part of its head: a fine-tuned backbone has a file of its own.
 BACKBONE = "backbone."
 
@@ -32,15 +35,12 @@ _SCORES = (
     "never_predicted",
     "sve",
     "lsvr",
+    "pearson",
+    "spearman",
 )
 
 
 _CLEANSING = ("run", "round", "row", "sample", "noisy", "clean", "loss", "posterior", "selected", "drawn")
-
-
-def run_name(index: int) -> str:
-    """``run_0007``: how a run's tensors are named in ``heads.safetensors``."""
-    return f"run_{index:04d}"
 
 
 def rows_of(outcomes: Sequence[Outcome], material: Material) -> list[dict[str, Any]]:
@@ -53,6 +53,7 @@ def rows_of(outcomes: Sequence[Outcome], material: Material) -> list[dict[str, A
             target = material.targets[s.target]
             where = {"source": target.source, "split": target.split, "role": target.role}
             scores = {name: getattr(s, name) for name in _SCORES}
+            scores |= {"metric": material.metric, "metric_value": getattr(s, material.metric)}
             rows.append({"run": o.run.index, **o.run.columns(), **noise, **where, **scores, **o.notes})
     return rows
 
@@ -67,7 +68,7 @@ def write(
         outcomes: all runs, by index.
         material: what they were trained and judged on.
         facts: what a reader of the heads needs beside their settings (dimension, the training split …).
-        predictions: write every sample's prediction.
+        predictions: write every sample's prediction, and of classes the table of each.
     """
     rows = rows_of(outcomes, material)
     staging.write(RESULTS, parquet_bytes(_columns(rows)))
@@ -76,6 +77,8 @@ def write(
     staging.write(LOG, b"".join(canonical(line) + b"\n" for line in log))
     if predictions:
         staging.write(PREDICTIONS, parquet_bytes(_predictions(outcomes, material)))
+        if material.values is None:
+            staging.write(PER_CLASS, parquet_bytes(_per_class(outcomes, material)))
     cleansed = [o for o in outcomes if o.cleansing]
     if cleansed:
         staging.write(CLEANSING, parquet_bytes(_cleansing(cleansed, material)))
@@ -118,15 +121,43 @@ def _predictions(outcomes: Sequence[Outcome], material: Material) -> dict[str, A
     def spread(values: Sequence[str]) -> list[str]:
         return [value for value, size in zip(values, sizes, strict=True) for _ in range(size)]
 
-    return {
+    columns = {
         "run": np.repeat(np.array([o.run.index for o, _ in parts], dtype=np.int32), sizes),
         "role": spread([t.role for t in targets]),
         "source": spread([t.source for t in targets]),
         "split": spread([t.split for t in targets]),
         "sample": [sample for t in targets for sample in t.ids],
+    }
+    predicted = np.concatenate([s.predicted for _, s in parts])
+    if material.values is not None:
+        return {**columns, "label": np.concatenate([t.values for t in targets]), "predicted": predicted}
+    return {
+        **columns,
         "label": np.concatenate([t.y for t in targets]).astype(np.int32),
-        "predicted": np.concatenate([s.predicted for _, s in parts]),
+        "predicted": predicted,
         "confidence": np.concatenate([s.confidence for _, s in parts]),
+    }
+
+
+def _per_class(outcomes: Sequence[Outcome], material: Material) -> dict[str, Any]:
+    """A row a run, evaluation split and class of training; what is not defined (0 / 0) is null."""
+    import pyarrow as pa
+
+    parts = [(o.run.index, material.targets[s.target], s) for o in outcomes for s in o.scores]
+    count = len(material.classes)
+    found = [metrics.by_class(s.predicted, t.y, count) for _, t, s in parts]
+    rates = {name: np.concatenate([f[name] for f in found]) for name in ("n", "recall", "precision", "f1")}
+    where = np.repeat(np.arange(len(parts)), count)
+
+    def told(words: Sequence[str], codes: Any) -> Any:
+        return pa.DictionaryArray.from_arrays(codes.astype(np.int32), pa.array(words)).cast(pa.string())
+
+    return {
+        "run": np.repeat(np.array([run for run, _, _ in parts], dtype=np.int32), count),
+        **{name: told([getattr(t, name) for _, t, _ in parts], where) for name in ("role", "source", "split")},
+        "class": told(material.classes, np.tile(np.arange(count), len(parts))),
+        "n": rates["n"].astype(np.int64),
+        **{name: pa.array(rates[name], mask=np.isnan(rates[name])) for name in ("recall", "precision", "f1")},
     }
 
 

@@ -165,6 +165,13 @@ class WhiteBox:
     lora_targets: str = ""
 
 
+# Fields of a run that came after the first version, and are left out of its JSON where they are not used.
+_LATE = frozenset(
+    {"logistic", "neighbours", "searched", "holdout"}
+    | {"early", "semi", "cleansing", "views", "white_box", "templates"}
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One head to train.
@@ -180,6 +187,7 @@ class Run:
         shape, terms, finetune: what ``mlp``, ``nmtune`` and ``turn`` add; else None.
         logistic, neighbours: what ``lp --solver lbfgs`` and ``knn`` have instead of steps; else None.
         searched: the share that ``--search`` held out to find its rate and decay, or its C; 0: they were given.
+        templates: prompts of ``zeroshot``; else empty.
         holdout: a candidate of a search: the share of its training rows that it is not trained but judged on.
         early, semi, cleansing: what the loss ``elr``, ``dividemix`` and ``unicon``, and ``--cleanse`` add; else None.
         views: train on two augmented views of each row.
@@ -205,6 +213,7 @@ class Run:
     cleansing: Cleansing | None = None
     views: bool = False
     white_box: WhiteBox | None = None
+    templates: tuple[str, ...] = ()
 
     @property
     def probed(self) -> bool:
@@ -231,7 +240,7 @@ class Run:
         p, t = self.probe, self.terms
         terms = None if t is None else (t.svd_topk, t.mse_reduce)
         probe = (p.loss, p.epochs, p.batch_size, p.schedule, p.scale, p.q)
-        added = (self.early, self.semi, self.cleansing, self.views)
+        added = (self.early, self.semi, self.cleansing, self.views, self.templates)
         return (self.method, self.solver, *probe, self.shape, terms, self.holdout, *added)
 
     def columns(self) -> dict[str, Any]:
@@ -250,10 +259,10 @@ class Run:
         row |= {k: getattr(self.shape, k, None) for k in SHAPE}
         row |= {k: getattr(self.terms, k, None) for k in TERMS}
         row["optimizer"] = row["optimizer"] or "adamw"
-        if self.logistic is not None or self.neighbours is not None:
+        if self.logistic is not None or self.neighbours is not None or self.templates:
             row |= {k: None for k in PROBE if k not in ("loss", "scale")}
             row["optimizer"] = "lbfgs" if self.logistic is not None else None
-            row |= _plain(self.logistic or self.neighbours)
+            row |= _plain(self.logistic or self.neighbours) or {"templates": " | ".join(self.templates)}
         if not self.probed:
             row |= {"tau": None, "cleanse": None}
             row["q"] = self.probe.q or None
@@ -282,14 +291,15 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         """All of it, nested, as plain JSON; what came later and is not used is left out."""
-        late = ("logistic", "neighbours", "searched", "holdout", "early", "semi", "cleansing", "views", "white_box")
         body = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
-        return {k: v for k, v in body.items() if v or k not in late}
+        return {k: v for k, v in body.items() if v or k not in _LATE}
 
     def words(self) -> str:
         """The run in a few words, for messages."""
         p, nearest = self.probe, self.neighbours
-        if nearest is not None:
+        if self.templates:
+            what = f"{len(self.templates)} templates, seed {self.seed}"
+        elif nearest is not None:
             what = f"k {nearest.k}, {nearest.knn_weights}, seed {self.seed}"
         elif self.logistic is not None:
             what = f"lbfgs, seed {self.seed}, C {self.logistic.C:g}"
@@ -304,7 +314,7 @@ class Run:
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    return value
+    return list(value) if isinstance(value, tuple) else value
 
 
 def from_json(body: Mapping[str, Any]) -> Run:
@@ -321,7 +331,8 @@ def from_json(body: Mapping[str, Any]) -> Run:
         "cleansing": lambda probe, **v: Cleansing(probe=Probe(**probe), **v),
         "white_box": WhiteBox,
     }
-    return Run(**{k: parts[k](**v) if k in parts and v is not None else v for k, v in body.items()})
+    given = {k: parts[k](**v) if k in parts and v is not None else v for k, v in body.items()}
+    return Run(**given | {"templates": tuple(body.get("templates", ()))})
 
 
 def seeds(config: Config) -> tuple[int, ...]:
@@ -405,6 +416,8 @@ def _parts(method: str, v: dict[str, Any]) -> dict[str, Any]:
     if method == "knn":
         nearest = {"temperature": None, **{k: v[k] for k in NEIGHBOURS if k in v}}
         return {"probe": Probe(loss="none", scale=v["scale"], **_NO_STEPS), "neighbours": Neighbours(**nearest)}
+    if method == "zeroshot":
+        return {"probe": Probe(loss="none", scale="l2", **_NO_STEPS), "templates": tuple(v["templates"])}
     if "solver" in v:
         solved = Logistic(**{k: v[k] for k in LBFGS})
         return {"probe": Probe(loss=v["loss"], scale=v["scale"], **_NO_STEPS), "logistic": solved}

@@ -17,7 +17,8 @@ from nmtool.artifact.arrays import array_shape
 from nmtool.artifact.open import Artifact
 from nmtool.artifact.stage import Reporter
 from nmtool.artifact.typed import STORE, feature_splits, read_features
-from nmtool.errors import DataError, InputMissingError
+from nmtool.errors import DataError, InputMissingError, UsageError
+from nmtool.numerics.metrics import pearson_correlation
 from nmtool.records import FeatureTable, Int
 from nmtool.tune import evaluate, knn
 from nmtool.tune.inputs import Source
@@ -32,8 +33,10 @@ class Predicted:
 
     Attributes:
         columns: of the table: run, split, sample, label (-1: none, or of a class that the heads do not know),
-            predicted, predicted_class, confidence, and where asked probabilities (a list of C a row).
-        scores: a row a run and split: n, how many have a label, and the accuracy on those (None where there are none).
+            predicted, predicted_class, confidence, and where asked probabilities (a list of C a row). Of heads of real
+            numbers: run, split, sample, label (NaN: none), predicted.
+        scores: a row a run and split: n, how many have a label, and the accuracy on those (None where there are none),
+            or Pearson's correlation of real numbers.
         left_out: rows without features.
     """
 
@@ -114,20 +117,38 @@ def predict(
 
     Raises:
         DataError: features that are not finite in rows marked good.
+        UsageError: probabilities of real numbers.
     """
+    if probabilities and not heads.classes:
+        raise UsageError("--probabilities of heads whose labels are real numbers", "heads of classes")
     parts: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
     left_out = 0
     home = training.to(device) if training is not None else None
+    real = None if heads.classes else _numbers
     with report.progress(len(runs) * len(splits), "predicting, runs") as advance:
         for split in splits:
             table = read_features(artifact, split, shown)
             rows = _usable(table)
             left_out += len(table.ok) - len(rows)
             X = torch.from_numpy(table.features[rows].astype(np.float32)).to(device)
-            label = _labels(heads, table)[rows]
+            label: Array = (_labels(heads, table) if real is None else real(table))[rows]
             ids = [table.ids[int(row)] for row in rows]
             for run in runs:
+                if real is not None:
+                    values, score = _values(heads, run, X, label)
+                    scores.append({"run": run.index, "split": split, "n": len(rows), **score})
+                    parts.append(
+                        {
+                            "run": np.full(len(rows), run.index, dtype=np.int32),
+                            "split": [split] * len(rows),
+                            "sample": ids,
+                            "label": label,
+                            "predicted": values,
+                        }
+                    )
+                    advance(1)
+                    continue
                 predicted, confidence, shares = _ask(heads, run, X, home, probabilities)
                 known = label >= 0
                 right = float(np.mean(predicted[known] == label[known])) if known.any() else None
@@ -169,6 +190,21 @@ def _labels(heads: Heads, table: FeatureTable) -> Array:
     lookup = np.array([*(known.get(name, -1) for name in table.labels.classes), -1], dtype=np.int32)
     found: Array = lookup[table.labels.values]  # -1, unlabelled, is the last
     return found
+
+
+def _numbers(table: FeatureTable) -> Array:
+    """float64 [N] labels that are real numbers, NaN where there are none."""
+    return np.full(len(table.ok), np.nan) if table.targets is None else table.targets
+
+
+def _values(heads: Heads, run: Run, X: torch.Tensor, label: Array) -> tuple[Array, dict[str, Any]]:
+    """Real numbers float32 [n], how many rows have a label, and Pearson's correlation (None below two)."""
+    head, scaling = heads.head(run, X.device)
+    values = evaluate.numbers(head, scaling, X) if len(X) else np.zeros(0, np.float32)
+    known = np.isfinite(label)
+    count = int(known.sum())
+    pearson = pearson_correlation(values[known], label[known]) if count > 1 else None
+    return values, {"labelled": count, "pearson": pearson}
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nmtool.artifact.heads import read_heads_file
 from nmtool.artifact.open import Artifact, open_artifact
 from nmtool.errors import CorruptError, DataError, InputMissingError, UsageError
 from nmtool.tune.plan import Run, from_json
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from nmtool.tune.heads import LinearHeads
     from nmtool.tune.knn import Voters
     from nmtool.tune.scale import Scaling
-
-_FILE = "heads.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +44,16 @@ class Heads:
     runs: Mapping[int, Run]
     tensors: Mapping[str, Any]
 
+    @property
+    def outputs(self) -> int:
+        """Numbers that a head gives of each row: one a class, or (no classes) the one real number."""
+        return len(self.classes) or 1
+
     def tensors_of(self, run: Run, device: torch.device) -> dict[str, torch.Tensor]:
         """The tensors of one run on a device."""
         import torch
 
-        from nmtool.tune.payload import run_name
+        from nmtool.artifact.heads import run_name
 
         start = f"{run_name(run.index)}."
         found = {k.removeprefix(start): v for k, v in self.tensors.items() if k.startswith(start)}
@@ -61,7 +65,7 @@ class Heads:
         from nmtool.tune.mlp import MlpHeads
 
         tensors = self.tensors_of(run, device)
-        head = (MlpHeads if run.shape is not None else LinearHeads)((run,), self.dim, len(self.classes), device)
+        head = (MlpHeads if run.shape is not None else LinearHeads)((run,), self.dim, self.outputs, device)
         try:
             head.restore(0, tensors)
         except (KeyError, ValueError) as error:
@@ -89,26 +93,22 @@ def read_heads(path: str) -> Heads:
     Raises:
         InputMissingError, CorruptError, DataError: as of ``open_artifact``; a header that does not parse.
     """
-    from safetensors.numpy import load as load_tensors
-
-    from nmtool.tune.outcome import metadata
-
     artifact = open_artifact(Path(path), "heads")
-    data = artifact.read(_FILE)
+    file = read_heads_file(artifact)
     try:
-        meta = metadata(data)
-        return Heads(
-            artifact=artifact,
-            classes=tuple(meta["classes"]),
-            dim=int(meta["dim"]),
-            encoder=meta["encoder"],
-            source=meta["source"],
-            split=meta["split"],
-            runs={run.index: run for run in map(from_json, meta["runs"].values())},
-            tensors=dict(sorted(load_tensors(data).items())),
-        )
+        runs = {run.index: run for run in map(from_json, file.runs)}
     except (KeyError, TypeError, ValueError) as error:
-        raise CorruptError(f"{path}/data/{_FILE} does not read ({error})", "heads as nmtool writes them") from None
+        raise CorruptError(f"the runs of {path} do not read ({error})", "heads as nmtool writes them") from None
+    return Heads(
+        artifact=artifact,
+        classes=file.classes,
+        dim=file.dim,
+        encoder=file.encoder,
+        source=file.source,
+        split=file.split,
+        runs=runs,
+        tensors=file.tensors,
+    )
 
 
 def choose_runs(heads: Heads, wanted: str) -> tuple[Run, ...]:

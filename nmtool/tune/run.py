@@ -15,7 +15,7 @@ from nmtool.artifact.stage import Session, Staging, place_of, produce
 from nmtool.errors import UsageError
 from nmtool.records import ArtifactRef
 from nmtool.tune import inputs as opening
-from nmtool.tune import plan
+from nmtool.tune import plan, task
 from nmtool.tune.axes import axes
 from nmtool.tune.backbones import column_of
 from nmtool.tune.config import Config
@@ -42,6 +42,7 @@ def run(config: Config, session: Session) -> ArtifactRef:
     for name in config.method:  # before a path is looked at: a wrong word is a wrong word
         method_named(name)
     found = opening.resolve(config)
+    config = task.settled(config, found)
     runs = plan.expand(config, len(config.labels), found.dim, column_of(found.train.encoder))
     tried = sum(map(len, plan.candidates(config, runs, found.dim).values())) if config.search else 0
     if len(runs) + tried > _MOST_RUNS:
@@ -106,8 +107,13 @@ def _recipe(config: Config, found: Inputs) -> Recipe:
     }
     if config.search:
         resolved["search_holdout"] = config.search_holdout
+    metric = task.metric_of(config, found)
+    if metric != "accuracy":
+        resolved["metric"] = metric
     if not config.nested_fractions:
         resolved["nested_fractions"] = False
+    if any("towers" in method_named(m).needs for m in config.method):
+        resolved["encoder"] = dict(found.train.encoder)
     if any("images" in method_named(m).needs for m in config.method):
         # By content, as extract recorded it: a hit needs neither images nor weights at hand.
         resolved["keep_backbone"] = config.keep_backbone

@@ -181,7 +181,7 @@ def test_labels_of_another_dataset_are_refused(method: str, given: Given, store:
 @every_method
 def test_the_table_is_whole(method: str) -> None:
     record = method_named(method)
-    assert record.needs <= {"features", "images", "backbone"}
+    assert record.needs <= {"features", "images", "backbone", "towers"}
     assert callable(record.resolve())
     assert not record.fit or callable(record.resolve_fit())
     with pytest.raises(UsageError, match=f"did you mean {method}"):

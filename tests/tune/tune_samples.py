@@ -40,8 +40,12 @@ def write_features(
     bad: Mapping[str, Sequence[int]] | None = None,
     views: Any = None,
     augment: str = "weak",
+    real: bool = False,
 ) -> ArtifactRef:
-    """A features artifact as ``extract`` lays it out; ``bad`` rows are marked and NaN; ``views`` [n, K, D] of train."""
+    """A features artifact as ``extract`` lays it out; ``bad`` rows are marked and NaN.
+
+    ``views`` [n, K, D] are of train; ``real`` labels are numbers.
+    """
 
     def build(staging: Staging) -> Mapping[str, object]:
         table: dict[str, list[Any]] = {name: [] for name in ("row", "sample", "split", "label", "ok", "error")}
@@ -49,8 +53,11 @@ def write_features(
             ok = np.ones(len(features), dtype=bool)
             ok[list((bad or {}).get(split, ()))] = False
             X = np.where(ok[:, None], features, np.nan).astype(np.float32)
-            y = np.asarray(labels, dtype=np.int64)
-            for name, array in (("features", X), ("labels", y), ("ok", ok)):
+            y = np.full(len(X), -1) if real else np.asarray(labels, dtype=np.int64)
+            arrays = {"features": X, "labels": y, "ok": ok}
+            if real:
+                arrays["targets"] = np.asarray(labels, dtype=np.float64)
+            for name, array in arrays.items():
                 writer = ArrayWriter(staging, "features.zarr", f"{split}/{name}", array.shape, array.dtype, 256)
                 for chunk in range(writer.chunks):
                     start, stop = writer.bounds(chunk)
@@ -70,7 +77,10 @@ def write_features(
         write_classes(staging, classes)
         return {"model": "none"}
 
-    contents = {split: sha256(np.ascontiguousarray(x).tobytes()) for split, (x, _) in splits.items()}
+    contents = {
+        split: sha256(np.ascontiguousarray(x).tobytes() + (np.asarray(y).tobytes() if real else b""))
+        for split, (x, y) in splits.items()
+    }
     recipe = Recipe(
         stage="extract",
         kind="features",
