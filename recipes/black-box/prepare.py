@@ -15,7 +15,7 @@ import numpy as np
 
 def main() -> None:
     shared, out = Path(sys.argv[1]), Path(sys.argv[2])
-    train, test = (int(n) for n in sys.argv[3:5]) if len(sys.argv) > 3 else (20_000, 5_000)
+    train, test = (int(n) for n in sys.argv[3:5]) if len(sys.argv) > 3 else (10_000, 5_000)
     out.mkdir(parents=True, exist_ok=True)
     everything = out / "all"
     subprocess.run([sys.executable, str(shared / "prepare.py"), str(everything), "cifar100", "pacs"], check=True)
