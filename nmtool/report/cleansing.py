@@ -49,7 +49,7 @@ def cleansing(evidence: Evidence) -> Section | None:
         return None
     names = [*dict.fromkeys(name for asked in by for name, _ in asked if name != "round"), "round"]
     values = {asked: tuple(dict(asked).get(name) for name in names) for asked in by}
-    told = [n for n in telling(names, list(values.values())) if n not in ("round", "method")] + ["round"]
+    told = [n for n in telling(names, list(values.values())) if n != "round"] + ["round"]
     columns = [Column(title=TITLES.get(n, n), number=n in (*SHARES, "round")) for n in told]
     columns += [Column(title=title, number=True) for title in _MEASURED]
     rows = []

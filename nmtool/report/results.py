@@ -69,6 +69,7 @@ TITLES = {
     "label_type": "label noise type",
     "weight_decay": "weight decay",
     "batch_size": "batch size",
+    "lora_rank": "LoRA rank",
     "setup": "set-up",
 }
 
@@ -147,8 +148,8 @@ def settings_of(run: Run) -> dict[str, Any]:
     for name in ("lr", "weight_decay", "C"):  # each seed's search may have found another, and they are one line
         if line.get(f"found_{name}") is not None:
             known[name] = "searched"
-    if run.label_noise is None:  # labels whose draw is not known here: each is a setting of its own
-        known["labels"] = line.get("labels")
+    if run.label_noise is None or (run.label_noise and not run.label_type):
+        known["labels"] = line.get("labels")  # whose draw is not known here: each is a setting of its own
     known["setup"] = train.setup if train is not None else run.train_features[7:15]
     return known
 
@@ -260,6 +261,7 @@ def _line(settings: dict[str, Any], runs: list[dict[str, Mapping[str, Any]]], ou
 def telling(columns: Sequence[str], asked_for: Sequence[tuple[Any, ...]]) -> tuple[str, ...]:
     """The columns that tell lines apart: what varies and does not follow from those before it; untrained always."""
     chosen: list[int] = []
+    methods = [asked[columns.index("method")] if "method" in columns else None for asked in asked_for]
     for position, column in enumerate(columns):
         before: dict[tuple[Any, ...], set[Any]] = {}
         for asked in asked_for:
@@ -268,6 +270,10 @@ def telling(columns: Sequence[str], asked_for: Sequence[tuple[Any, ...]]) -> tup
         loss = column == "loss" and any(asked[position] is not None for asked in asked_for)
         # the axis of the motivating figure is shown even where the backbone's name or set-up tells it as well
         varies = column in ("pretrain_noise", "label_noise", "fraction") and len({a[position] for a in asked_for}) > 1
-        if column == "method" or named or loss or varies or any(len(values) > 1 for values in before.values()):
+        # TURN by adapters and by all weights: no reader knows them by the decay that came with each
+        pairs = {(method, asked[position]) for method, asked in zip(methods, asked_for, strict=True)}
+        adapters = column == "lora_rank" and len(pairs) > len(set(methods))
+        shown_anyway = column == "method" or named or loss or varies or adapters
+        if shown_anyway or any(len(values) > 1 for values in before.values()):
             chosen.append(position)
     return tuple(columns[c] for c in chosen)

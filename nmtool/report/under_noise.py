@@ -61,14 +61,14 @@ def _table(group: Group) -> Table | None:
 def _kind(line: Line) -> tuple[Any, ...]:
     """What tells one kind of noise from another; labels of an unknown draw are told by their name."""
     kind = tuple(line.settings.get(column) for column in _NOISE)
-    return (*kind, line.settings.get("labels") if kind[1] is None else None)
+    return (*kind, None if kind[1] is not None and (kind[0] or not kind[1]) else line.settings.get("labels"))
 
 
 def _title(kind: tuple[Any, ...]) -> str:
     what, ratio, labels = kind
     if ratio is None:
         return shown(labels or "unknown noise", 40)
-    return f"{shown(what, 40)} {share(ratio)}" if ratio else "clean labels"
+    return f"{shown(what or labels or 'unknown noise', 40)} {share(ratio)}" if ratio else "clean labels"
 
 
 def _last(line: Line) -> float | None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from nmtool.artifact.open import open_artifact
-from nmtool.report.cleansing import rounds
+from nmtool.report.cleansing import cleansing, rounds
 from nmtool.report.gather import Cleansing, find, gather
 from nmtool.report.lineage import short_name
 from nmtool.report.results import ID, MEAN, Group, group_results, joined, ood
@@ -111,6 +111,32 @@ def test_a_setting_that_differs_separates_and_is_shown(bench: Any) -> None:
     (group,) = groups_of(bench.heads(bench.features(None, name="w"), rows).path)
     assert group.columns == ("method", "loss", "lr")
     assert [(line.settings["lr"], line.n) for line in group.lines] == [(0.01, 2), (0.1, 2)]
+
+
+def test_adapters_and_all_weights_of_one_method_are_told_by_name(bench: Any) -> None:
+    """Their decays differ too, by default: that column alone would not say which is which."""
+    told = ({"lora_rank": None, "weight_decay": 1e-5}, {"lora_rank": 8, "weight_decay": 1e-4})
+    rows = [bench.row(run=i, method="turn", **more) for i, more in enumerate(told)]
+    rows.append(bench.row(run=2, method="fft", lora_rank=None, weight_decay=1e-5))
+    (group,) = groups_of(bench.heads(bench.features(None, name="w"), rows).path)
+    assert group.columns == ("method", "loss", "weight_decay", "lora_rank")
+    rows = [bench.row(run=0, method="fft", lora_rank=None), bench.row(run=1, method="lora", lora_rank=8)]
+    (group,) = groups_of(bench.heads(bench.features(None, name="w"), rows).path)
+    assert group.columns == ("method", "loss")
+
+
+def test_cleansings_of_several_methods_are_told_apart(bench: Any) -> None:
+    rows = [bench.row(run=i, method=method, cleanse="once") for i, method in enumerate(("lp", "nmtune", "turn"))]
+    columns = {"run": np.arange(3), "round": np.ones(3, int), "selected": np.array([True, False, True])}
+    heads = bench.heads(bench.features(None, name="w"), rows, cleansing=columns)
+    section = cleansing(gather(find((str(heads.path),))))
+    (table,) = section.tables
+    assert [c.title for c in table.columns][:3] == ["method", "loss", "round"]
+    assert [[cell.text for cell in row[:5]] for row in table.rows] == [
+        ["lp", "ce", "1", "1", "1"],
+        ["nmtune", "ce", "1", "1", "0"],
+        ["turn", "ce", "1", "1", "1"],
+    ]
 
 
 def test_another_backbone_of_the_same_name_is_never_averaged_in(bench: Any) -> None:

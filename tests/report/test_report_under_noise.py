@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nmtool.report.gather import find, gather
-from nmtool.report.results import group_results
+from nmtool.report.results import ID, group_results
 from nmtool.report.under_noise import under_noise
 
 
@@ -70,3 +70,26 @@ def test_it_is_in_the_report(bench: Any, report: Callable[..., Any]) -> None:
     assert "50.00 / 45.00" in (data / "report.md").read_text()
     assert "50.00 / 45.00" in (data / "report.tex").read_text()
     assert 'id="under-noise"' in (data / "report.html").read_text()
+
+
+def test_labels_that_are_not_here_are_never_averaged_together(bench: Any) -> None:
+    """Two draws of one ratio, whose type is known to their artifacts alone: a column each, and no mean of both."""
+    clean = np.arange(200) % 10
+    features = bench.features(None, name="w")
+    draws = [bench.labels(clean, 0.4, [f"c{i}" for i in range(10)], seed=seed) for seed in (0, 1)]
+    rows = []
+    for made, accuracy in zip(draws, (0.9, 0.5), strict=True):
+        named = {"labels": f"labels-{made.content[7:19]}", "noise_ratio": 0.4}
+        rows.append(bench.row(run=len(rows), accuracy=accuracy, best_accuracy=accuracy, **named))
+    heads = bench.heads(features, rows, labels=draws)
+    (group,) = group_results(gather(find((str(heads.path),))).runs)
+    assert sorted(line.stats["accuracy", ID].mean for line in group.lines) == [0.5, 0.9]
+    assert "labels" in group.columns
+    section = section_of([heads])
+    (table,) = section.tables
+    titles = [f"labels-{made.content[7:19]} 40 %" for made in draws]
+    assert [c.title for c in table.columns][2:] == sorted(titles)
+    assert sorted(cell.text for cell in table.rows[0][2:]) == ["50.00 / 50.00", "90.00 / 90.00"]
+    # where the artifacts are here, two draws of one kind are one column, as before
+    (group,) = group_results(gather(find(tuple(str(a.path) for a in (heads, *draws)))).runs)
+    assert [line.n for line in group.lines] == [2]
