@@ -93,7 +93,8 @@ def open_artifact(path: Path, kind: str | tuple[str, ...] = ()) -> Artifact:
     manifest = parse_manifest(_read_regular(path / MANIFEST), str(path / MANIFEST))
     wanted = (kind,) if isinstance(kind, str) else kind
     if wanted and manifest.kind not in wanted:
-        raise DataError(f"{path} is a {manifest.kind} artifact", "a " + " or ".join(wanted) + " artifact")
+        article = "an" if manifest.kind[0] in "aeiou" else "a"
+        raise DataError(f"{path} is {article} {manifest.kind} artifact", "a " + " or ".join(wanted) + " artifact")
     table = _read_regular(path / TABLE, cap=TABLE_BYTES)
     if sha256(table) != manifest.content:
         raise CorruptError(f"{path / TABLE} is not the table that the manifest seals", manifest.content, _AGAIN)

@@ -91,6 +91,8 @@ def audit(judged: Judged, classes: int, config: Config, device: torch.device, re
         probability, flagged = confident(probed, given)
         views["confident"] = View(probability=probability, flagged=flagged)
     if "neighbours" in config.views:
+        if config.neighbours >= len(given):
+            report.warning(f"--neighbours {config.neighbours}: all {len(given) - 1} other samples vote on each label")
         with report.progress(len(given), "neighbours") as advance:
             shares = vote_shares(X, y, config.neighbours, len(present), advance).cpu().numpy()
         lost = 1.0 - mislabelled.own_probability(shares, given)

@@ -1,6 +1,7 @@
 """Heads whose transformed space is to be looked at: read from a ``heads`` artifact, its runs chosen, checked to fit.
 
-Runs of ``turn`` are left out: their space is that of a backbone of their own. Opening is light; torch comes on a miss.
+Runs of ``turn``, ``fft`` and ``lora`` are left out: their space is that of a backbone of their own. Opening is light;
+torch comes on a miss.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Space:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spaces:
-    """A ``heads`` artifact, opened, and the runs of it that were chosen (as written), none of ``turn``."""
+    """A ``heads`` artifact, opened, and the runs of it that were chosen (as written), none of a fine-tuned backbone."""
 
     artifact: Artifact
     file: HeadsFile
@@ -61,7 +62,7 @@ def open_heads(path: str, wanted: str) -> Spaces:
         wanted: ``all``, or numbers of runs: ``0`` or ``0,3``.
 
     Raises:
-        InputMissingError, CorruptError, DataError: as of ``open_artifact``; no such run; none but ``turn``'s.
+        InputMissingError, CorruptError, DataError: as of ``open_artifact``; no such run; none but of backbones.
         UsageError: no numbers.
     """
     artifact = open_artifact(Path(path), "heads")
@@ -73,8 +74,9 @@ def open_heads(path: str, wanted: str) -> Spaces:
             raise InputMissingError(f"{path} has no run {number}", f"0 to {max(by_number)}")
     kept = [by_number[number] for number in chosen if by_number[number].get("finetune") is None]
     if not kept or (wanted != "all" and len(kept) < len(chosen)):
+        method = next(run["method"] for n in chosen if (run := by_number[n]).get("finetune") is not None)
         raise DataError(
-            f"a run of method turn in {path}: its space is that of the backbone that it fine-tuned",
+            f"a run of method {method} in {path}: its space is that of the backbone that it fine-tuned",
             "heads that were trained on features",
             "name other runs by --run",
         )

@@ -82,7 +82,7 @@ def _spaces(config: Config, sources: list[_Source], session: Session) -> Spaces 
         check_fits(spaces, source.artifact, [source.split], source.named)
     if spaces.left_out:
         session.report.warning(
-            f"{spaces.left_out} runs of method turn are left out: their space is that of backbones of their own"
+            f"{spaces.left_out} runs that fine-tuned a backbone are left out: their space is that backbone's"
         )
     return spaces
 

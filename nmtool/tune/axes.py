@@ -51,7 +51,7 @@ FFT = (
 )
 LBFGS = ("C", "max_iter")
 SEMI = ("warmup", "ramp", "lambda_u", "sharpen", "mixup", "warmup_penalty", "optimizer")
-_CLEANSED = ("cleanse", "tau", "probe_loss", "probe_epochs", "probe_lr", "probe_weight_decay")
+CLEANSED = ("cleanse", "tau", "probe_loss", "probe_epochs", "probe_lr", "probe_weight_decay")
 _SEMI_PROBE = tuple(name for name in PROBE if name not in ("loss", "q"))
 NEIGHBOURS = ("k", "knn_weights", "temperature")
 # By method, and by method and solver where that is another than AdamW.
@@ -157,7 +157,7 @@ def _by_cleansing(
     out = {name: lists} if "none" in when else {}
     when = [word for word in when if word != "none"]
     if when:
-        more = {n: _values(config, method, "", "", n, dim) for n in _CLEANSED if n != "cleanse"}
+        more = {n: _values(config, method, "", "", n, dim) for n in CLEANSED if n != "cleanse"}
         q = list(once(config.q, "--q")) if "gce" in more["probe_loss"] else [0.0]
         out[f"{name}/cleansed"] = {**lists, "cleanse": when, **more, "probe_q": q}
     return out

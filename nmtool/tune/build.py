@@ -17,7 +17,7 @@ from nmtool.errors import UsageError
 from nmtool.tune import lora, payload, search, task
 from nmtool.tune import loss as remembered
 from nmtool.tune import outcome as outcomes_of
-from nmtool.tune.axes import axes
+from nmtool.tune.axes import ON_ROWS, WHITE_BOX, axes
 from nmtool.tune.config import HEAD_LOSSES, Config
 from nmtool.tune.crew import Crew
 from nmtool.tune.heads import LinearHeads
@@ -105,7 +105,8 @@ def _check_white_box(runs: tuple[Run, ...], device: torch.device, report: Report
     if device.type != "cuda" and any(r.white_box is not None and r.white_box.amp == "fp16" for r in tuned):
         raise UsageError(f"--amp fp16 on {device.type}", "a CUDA device", "take --amp bf16 or none")
     for line in dict.fromkeys(
-        f"{r.method}: {r.finetune.optimizer}, learning rate {r.finetune.lr:g}, decay {r.finetune.weight_decay:g}"
+        f"{r.method}{' with adapters' if r.method == 'turn' and r.white_box and r.white_box.lora_rank else ''}: "
+        f"{r.finetune.optimizer}, learning rate {r.finetune.lr:g}, decay {r.finetune.weight_decay:g}"
         for r in tuned
         if r.finetune is not None
     ):
@@ -181,7 +182,10 @@ def _warn(done: Sequence[Outcome], material: Material, report: Reporter) -> None
             stuck.append(o)
         elif (o.scores[0].never_predicted or 0.0) >= 0.5:
             blind.append(o)
-    advice = "try a lower --lr (--fft-lr where a backbone learns), --scale l2, or --loss ce"
+    if stuck or blind:
+        advice = "try a lower --lr (--fft-lr where a backbone learns), or --scale l2"
+        losses = {o.run.probe.loss for o in (*stuck, *blind) if o.run.method in (*ON_ROWS, *WHITE_BOX)}
+        advice += ", or --loss ce" if losses - {"ce"} else ""
     if stuck:
         report.warning(
             f"{len(stuck)} of {len(done)} runs are no better than chance in training ({stuck[0].run.words()}); {advice}"

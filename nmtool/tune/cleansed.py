@@ -194,21 +194,27 @@ class _Training:
         return sizes if self.overlay.ratio is None else {**sizes, **found.quality(self.material.clean, self.overlay.y)}
 
     def _tell(self, found: Round) -> None:
+        assert self.run.cleansing is not None
         told, report = self._quality(found), self.bench.report
-        text = f"{self.run.method}, seed {self.run.seed}: {told['selected']} of {len(found.rows)} samples called clean"
+        who = f"{self.run.words()}, cleanse {self.run.cleansing.cleanse}"
+        text = f"{who}: {told['selected']} of {len(found.rows)} samples called clean"
         if "purity" in told:
             text += f" (purity {told['purity']:.3f}, recall {told.get('recall', 0):.3f})"
         report.info(text)
         if found.empty_classes:
             report.warning(
-                f"{self.run.method}, seed {self.run.seed}: nothing was called clean in {len(found.empty_classes)} "
-                "classes; each keeps its sample of lowest loss; a lower --tau, or another probe, may help"
+                f"{who}: nothing was called clean in {_classes(found.empty_classes)}; each keeps its sample of lowest "
+                "loss; a lower --tau, or another probe, may help"
             )
         if found.small_classes:
             report.warning(
-                f"{self.run.method}, seed {self.run.seed}: {len(found.small_classes)} classes are too small for a "
-                "mixture, or have one loss; all of their samples count as clean"
+                f"{who}: {_classes(found.small_classes)} too small for a mixture, or of one loss; all of their samples "
+                "count as clean"
             )
+
+
+def _classes(which: tuple[int, ...]) -> str:
+    return f"{len(which)} class{'es' if len(which) > 1 else ''}"
 
 
 _TOLD = ("selected", "drawn", "purity", "recall", "drawn_purity")

@@ -214,14 +214,16 @@ class Config:
         key=True,
         choices=AUGMENT,
     )
-    lora_rank: tuple[int, ...] = setting((defaults.LORA_RANK,), doc="lora: rank of the adapters", key=True)
-    lora_alpha: tuple[int, ...] = setting(
-        (defaults.LORA_ALPHA,), doc="lora: adapters are scaled by alpha / rank", key=True
+    lora_rank: tuple[int, ...] = setting(
+        (defaults.LORA_RANK,), doc="lora, turn by lora: rank of the adapters", key=True
     )
-    lora_dropout: tuple[float, ...] = setting((0.0,), doc="lora: dropout before the adapters", key=True)
+    lora_alpha: tuple[int, ...] = setting(
+        (defaults.LORA_ALPHA,), doc="lora, turn by lora: adapters are scaled by alpha / rank", key=True
+    )
+    lora_dropout: tuple[float, ...] = setting((0.0,), doc="lora, turn by lora: dropout before the adapters", key=True)
     lora_targets: tuple[str, ...] = setting(
         (defaults.LORA_TARGETS,),
-        doc="lora: layers that get adapters; auto: mlp, or conv where the backbone has none",
+        doc="lora, turn by lora: layers that get adapters; auto: mlp, or conv where the backbone has none",
         key=True,
         choices=LORA_TARGETS,
     )

@@ -21,6 +21,7 @@ from nmtool.tune.backbones import column_of
 from nmtool.tune.config import Config
 from nmtool.tune.inputs import Inputs
 from nmtool.tune.method import method_named
+from nmtool.tune.unread import unread
 
 if TYPE_CHECKING:
     from nmtool.tune.crew import Crew
@@ -42,7 +43,7 @@ def run(config: Config, session: Session) -> ArtifactRef:
     for name in config.method:  # before a path is looked at: a wrong word is a wrong word
         method_named(name)
     found = opening.resolve(config)
-    config = task.settled(config, found)
+    asked, config = config, task.settled(config, found)
     runs = plan.expand(config, len(config.labels), found.dim, column_of(found.train.encoder))
     tried = sum(map(len, plan.candidates(config, runs, found.dim).values())) if config.search else 0
     if len(runs) + tried > _MOST_RUNS:
@@ -50,6 +51,9 @@ def run(config: Config, session: Session) -> ArtifactRef:
         raise UsageError(f"{words} in one call", f"at most {_MOST_RUNS}", "ask for fewer values at once")
     crew = _crew(session, runs)
     recipe = _recipe(config, found)
+    ignored = unread(asked, axes(config, found.dim, column_of(found.train.encoder)))
+    if ignored and session.ranks.rank == 0:
+        session.report.warning(f"{', '.join(ignored)}: read by no method of this call ({', '.join(config.method)})")
 
     def build(staging: Staging | None) -> dict[str, object]:
         return _build(config, session, found, runs, staging, crew)

@@ -63,6 +63,8 @@ def heads_of_all_kinds(tmp_path: Path, digits: Path) -> Any:
         run(Config(method=("lp", "mlp"), layers=(1, 3), width=(1,), scale=scales, **common), session),
         run(Config(scale=scales, width=(2,), layers=(3,), **released, **common), session),
         run(Config(method=("lp",), solver=("lbfgs",), **common), session),
+        run(Config(method=("elr", "dividemix", "unicon"), scale=scales, **common), session),
+        run(Config(method=("lp", "nmtune"), cleanse=("once",), probe_epochs=(3,), **common), session),
     ]
 
 

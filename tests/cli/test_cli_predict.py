@@ -54,6 +54,21 @@ def test_predictions_are_those_on_record(ok: Callable, digits: Path, tmp_path: P
         assert list(ours["predicted_class"][:3]) == [f"digit {c}" for c in ours["predicted"][:3]]
 
 
+def test_predictions_of_methods_under_label_noise_are_those_on_record(
+    ok: Callable, nmtool: Callable, digits: Path, tmp_path: Path
+) -> None:
+    """Pairs of heads, remembered targets, heads on what a cleansing left; and a refusal where a backbone was tuned."""
+    features = ok("extract", "none", f"arrays:{digits / 'd.npz'}").path
+    noisy = ok("inject-noise", f"arrays:{digits / 'd.npz'}", "--type", "symmetric", "--ratio", "0.4").path
+    every = ("--method", "elr,dividemix,unicon,lp,nmtune", "--cleanse", "once,each", "--probe-epochs", "5")
+    heads = ok("tune", features, "--labels", noisy, *every, *RUN[:4], "--device", "cpu").path
+    ok("predict", heads, f"{features}:test", "-o", "p.parquet", "--device", "cpu")
+    ours, theirs = table(tmp_path / "p.parquet"), table(tmp_path / heads / "data" / "predictions.parquet")
+    assert set(ours["run"]) == set(range(14))
+    for name in ("run", "sample", "split", "label", "predicted", "confidence"):
+        assert np.array_equal(ours[name], theirs[name]), name
+
+
 def test_probabilities_and_json(ok: Callable, digits: Path, tmp_path: Path) -> None:
     features = ok("extract", "none", f"arrays:{digits / 'd.npz'}").path
     heads = ok("tune", features, "--method", "lp,knn", *RUN).path

@@ -107,7 +107,7 @@ def test_classes_that_can_not_be_mixed_are_kept_and_told(store: Path) -> None:
     labels = write_labels(store, "train", single, single)
     notes = Notes()
     ref = tune(store, features, notes, method="lp", cleanse="once", labels=str(labels.path), tau=1.0, **FEW)
-    assert any("1 classes are too small for a mixture" in text for text in notes.warnings)
+    assert any("1 class too small for a mixture" in text for text in notes.warnings)
     assert any("nothing was called clean in" in text for text in notes.warnings)
     found = table(ref, "cleansing.parquet")
     assert set(found["noisy"][found["drawn"]]) == set(range(10))

@@ -12,6 +12,9 @@ from conftest import Given
 from tune_samples import NAMES, Notes, digit_splits, results, table, tune, write_features
 
 from nmtool.errors import DataError, DivergedError, InputMissingError, NmtoolError, UsageError
+from nmtool.tune.axes import axes
+from nmtool.tune.config import Config
+from nmtool.tune.unread import unread
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,47 @@ def test_a_head_that_learns_nothing_is_told(pixels: Given, store: Path) -> None:
     quiet = Notes()
     tune(store, pixels.features, quiet, lr=0.01, epochs=5)
     assert quiet.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags"),
+    [
+        ({"method": "dividemix", "cleanse": "once", "tau": 0.7}, "--cleanse, --tau"),
+        ({"method": "unicon", "loss": "gce"}, "--loss"),
+        ({"method": "elr", "use_views": True, "keep_backbone": True}, "--keep-backbone, --use-views"),
+        ({"method": "lp", "probe_lr": 0.1, "fft_epochs": 2, "amp": "bf16"}, "--amp, --fft-epochs, --probe-lr"),
+        ({"method": "lp", "loss": "elr", "q": 0.5}, "--q"),
+        ({"method": "elr,knn", "k": 3, "elr_beta": 0.8, "width": 2}, "--width"),
+    ],
+)
+def test_what_no_method_reads_is_told(pixels: Given, store: Path, settings: dict[str, Any], flags: str) -> None:
+    notes = Notes()
+    methods = tuple(settings.pop("method").split(","))
+    quiet: dict[str, Any] = {"epochs": 5, "spectra": False}
+    tune(store, pixels.features, notes, method=methods, **settings, **quiet)
+    assert [w for w in notes.warnings if "read by no method" in w] == [
+        f"{flags}: read by no method of this call ({', '.join(methods)})"
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": ("lp",), "loss": ("ce",)},
+        {"method": ("nmtune",), "cleanse": "once", "tau": 0.7, "probe_lr": 0.1, "q": 0.5, "loss": "elr"},
+        {"method": ("lp", "mlp"), "width": 2, "loss": "gce", "q": 0.6},
+        {"method": ("turn",), "fft_schedule": "constant", "tune_backbone": "lora", "lora_rank": 4, "amp": "bf16"},
+        {"method": ("fft",), "fft_schedule": "cosine", "keep_backbone": True, "accumulate": 2, "loss": "elr"},
+        {"method": ("lp",), "solver": "lbfgs", "C": 2.0, "max_iter": 10},
+    ],
+)
+def test_what_a_method_reads_is_not_told(settings: dict[str, Any]) -> None:
+    given = {
+        name: value if isinstance(value, (tuple, bool)) or name in ("amp", "accumulate", "max_iter") else (value,)
+        for name, value in settings.items()
+    }
+    config = Config(features="", **given)
+    assert unread(config, axes(config, 8)) == ()
 
 
 def test_ood_classes_are_joined_by_name(pixels: Given, store: Path) -> None:
