@@ -369,7 +369,7 @@ def tune(runs: tuple[Run, ...], material: Material, bench: Bench, rules: Rules) 
     if views is None:
         bench.report.info(
             f"{rules.name}: these features have one view of each row, so labels are guessed from two predictions, not "
-            "four; extract --views 2 keeps more"
+            "four; of images, extract --views 2 keeps more"
         )
     trained = fit(runs, material, bench, rules)
     outcomes = []
