@@ -110,12 +110,13 @@ def _decoded(data: bytes, name: str) -> npt.NDArray[np.uint8]:
     try:
         with pillow.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.size, name)
-            turn = _orientation(image)
             rgb = _elsewhere(image, data)
             if rgb is None:
-                image.load()  # in here, so that a truncated file can't pass as a whole one
-                turn = _orientation(image)
+                # in here, so that a truncated file can't pass as a whole one; and before EXIF is asked for, which loads
+                # a PNG, too, and would keep the error to itself
+                image.load()
                 rgb = _rgb(image, name)
+            turn = _orientation(image)
         return np.array(_upright(rgb, turn), dtype=np.uint8)
     except (BrokenSample, MemoryError):
         raise

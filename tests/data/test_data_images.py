@@ -198,6 +198,17 @@ def test_a_truncated_file_is_broken(tools: Any, kind: str, kept: float) -> None:
         decode(data[: int(len(data) * kept)], name="cats/1")
 
 
+def test_a_png_whose_pixels_are_damaged_is_broken() -> None:
+    """The stream of pixels alone: what comes before and after it, and the file's length, are as they were."""
+    whole = png(40, 40, 8, 2, b"".join(b"\0" + bytes((x * y) % 251 for x in range(120)) for y in range(40)))
+    assert decode(whole).shape == (40, 40, 3)
+    body = bytearray(whole)
+    middle = (body.index(b"IDAT") + body.index(b"IEND")) // 2
+    body[middle : middle + 8] = bytes(b ^ 0xFF for b in body[middle : middle + 8])
+    with pytest.raises(BrokenSample):
+        decode(bytes(body))
+
+
 def test_a_truncated_jpeg_is_broken_even_where_another_library_made_pillow_lenient(tools: Any) -> None:
     data = tools.encoded(tools.picture(3, (120, 90)), "JPEG")
     code = textwrap.dedent("""
