@@ -168,7 +168,13 @@ def test_a_report_of_two_measures_is_of_one_that_there_is(ok: Ok, tmp_path: Path
     x = rng.normal(size=(60, 4)).astype(np.float32)
     features = write_features(tmp_path / "f", dict.fromkeys(("train", "test"), (x, x[:, 0])), classes=(), real=True)
     for metric in ("pearson", "spearman"):
-        ok("tune", features.path, "--epochs", "1", "--metric", metric, "--seed", len(metric), "-o", metric)
+        argv = ("--epochs", "1", "--metric", metric, "--seed", len(metric), "-o", metric, "--json")
+        (row,) = ok("tune", features.path, *argv).json["results"]
+        contract = (
+            "method loss seed fraction source split role n accuracy macro_f1 mean_per_class best_accuracy sve lsvr"
+        )
+        assert set(contract.split()) <= set(row)
+        assert (row["accuracy"], row["best_accuracy"], row["metric_value"]) == (None, None, row[metric])
     ok("report", "pearson", "spearman", "--format", "markdown", "-o", "report")
     page = (tmp_path / "report" / "data" / "report.md").read_text()
     assert "**Pearson, trained on" in page
