@@ -556,6 +556,7 @@ def _reopen(path: Path) -> Staging:
     for name in sizes:
         if name not in done:
             (path / name).unlink()
+    _sweep(path)
     if others := _journals(path)[1:]:  # one journal for all, so that no line of a former rank outlives a later one
         rows = [
             {"path": e.path, "size": e.size, "sha256": e.sha256, "note": notes[e.path]} for e in sorted(done.values())
@@ -564,6 +565,12 @@ def _reopen(path: Path) -> Staging:
         for journal in others:
             journal.unlink()
     return Staging(path, done, len(done) + len(list(path.glob("work/*"))), notes)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a run that was killed within ``_put`` left beside its payload: files that were not renamed yet."""
+    for stray in (*path.glob("*.tmp"), *path.glob("work/**/*.tmp")):
+        stray.unlink(missing_ok=True)
 
 
 def _journals(path: Path) -> list[Path]:
@@ -652,6 +659,7 @@ def _remove_private(path: Path) -> None:
     shutil.rmtree(path / "work", ignore_errors=True)
     for journal in _journals(path):
         journal.unlink(missing_ok=True)
+    _sweep(path)
     for name in _PRIVATE:
         (path / name).unlink(missing_ok=True)
 

@@ -131,7 +131,7 @@ def _summary(
     report.info(
         f"encoded {rows} samples in {seconds:.1f} s ({rate:.0f} a second) on {device.type}: "
         + ", ".join(f"{spent[name]:.1f} s {verb}" for name, verb in verbs.items())
-        + f", {spent['wait']:.1f} s waiting for none of them; the bottleneck is {bottleneck}"
+        + f", {spent['wait']:.1f} s waiting otherwise; the bottleneck is {bottleneck}"
     )
     return {
         "model": job.model,

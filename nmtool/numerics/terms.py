@@ -107,7 +107,8 @@ def _spread(z: Tensor, names: Sequence[Name], topk: int, road: spectral.Road) ->
     squares = centred.square().sum(-2, keepdim=True) if centre else None
     if squares is not None:
         total = (gram.square().sum((-2, -1)) - squares.square().sum((-2, -1))).clamp_min(0.0)
-        values["cov"] = torch.where(finite, unit.square().square(), torch.nan)[:, 0, 0] * (total / divisor)
+        # in float64: the fourth power of the unit may leave float32's range where the value does not
+        values["cov"] = torch.where(finite, unit.double() ** 4, torch.nan)[:, 0, 0] * (total / divisor).double()
     left = dense = None
     if "svd" in names:
         loss, left, dense = spectral.share(work, _raw(gram, centred, mean, by_rows) if centre else gram, topk, road)

@@ -13,7 +13,7 @@ from nmtool.artifact.format import canonical
 from nmtool.artifact.stage import Session, Staging
 from nmtool.data.dataset import Dataset
 from nmtool.data.images import BrokenSample
-from nmtool.encoders.device import choose_device, thread_count
+from nmtool.encoders.device import choose_device, keep_freed_memory, thread_count
 from nmtool.encoders.facts import Facts, facts_of
 from nmtool.encoders.resolve import CONFIG, WEIGHTS
 from nmtool.encoders.spec import Preprocessing
@@ -36,6 +36,8 @@ def make(
     device = choose_device(config.device)
     if config.amp == "fp16" and device.type != "cuda":
         raise UsageError(f"--amp fp16 on {device.type}", "a CUDA device", "take --amp bf16 or none")
+    if device.type == "cpu":
+        keep_freed_memory()
     facts, preprocessing = _preprocessing(config, dataset, plan, kwargs, session)
     here = Pixels(preprocessing)
     threads = thread_count(config.workers)

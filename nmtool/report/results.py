@@ -99,7 +99,8 @@ class Group:
         id_name: the in-domain split.
         targets: names of the out-of-domain targets, sorted.
         lines: the averages.
-        metric: the measure that counts in all of its runs, by its column; accuracy where they do not agree.
+        metric: the measure that counts in all of its runs, by its column; where they do not agree, accuracy,
+            and Pearson's correlation of labels that are real numbers.
     """
 
     name: str
@@ -237,7 +238,9 @@ def _group(name: str, runs: Sequence[Run]) -> Group:
     outside = sorted(targets - {ID})
     asked_for = sorted(lines, key=lambda asked: tuple(order(v) for v in asked))
     told = {str(run.line.get("metric") or "accuracy") for run in runs}
-    metric = told.pop() if len(told) == 1 else "accuracy"
+    # real numbers have no accuracy to fall back on
+    common = "pearson" if told <= {"pearson", "spearman"} else "accuracy"
+    metric = told.pop() if len(told) == 1 else common
     return Group(
         name=name,
         metric=metric if metric in MEASURES else "accuracy",

@@ -106,6 +106,11 @@ def axes(config: Config, dim: int, column: str = "") -> dict[str, dict[str, list
                 del lists["temperature"]
             if loss:
                 lists["loss"] = [loss]
+            # What a loss does not know tells no runs apart; ce keeps the first value, as older keys have it.
+            if loss == "mse":
+                lists.pop("q", None)
+            elif loss == "ce" and "q" in lists:
+                lists["q"] = lists["q"][:1]
             # (fft and lora have their own list by loss)
             if loss == "elr" and method not in WHITE_BOX:
                 del lists["q"]

@@ -12,7 +12,7 @@ import torch
 
 from nmtool.artifact.format import canonical
 from nmtool.artifact.stage import Reporter, Session, Staging
-from nmtool.encoders.device import choose_device
+from nmtool.encoders.device import choose_device, keep_freed_memory
 from nmtool.errors import UsageError
 from nmtool.tune import lora, payload, search, task
 from nmtool.tune import loss as remembered
@@ -55,6 +55,8 @@ def build(
     if any("images" in method_named(r.method).needs for r in runs):
         from nmtool.tune.pictures import checked_sources
 
+        if device.type == "cpu":
+            keep_freed_memory()
         # Before any training: are the images and the weights those that the features were made from?
         opener = checked_sources(crew.placed(config), found, session.memo, device)
     tower = None

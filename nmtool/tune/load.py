@@ -18,6 +18,9 @@ from nmtool.tune.material import Material, Overlay, Target, Views
 if TYPE_CHECKING:
     from nmtool.tune.pictures import Pictures
 
+# Squares of larger labels, summed over a batch, leave float32.
+_MOST = 1e15
+
 
 def load(
     inputs: Inputs,
@@ -33,8 +36,8 @@ def load(
     Rows without features (``ok`` false) or without a label take no part and are counted.
 
     Raises:
-        DataError: features that are not finite in rows marked good; fewer than two classes in training; no row to
-            judge; labels of another dataset.
+        DataError: features that are not finite in rows marked good; fewer than two classes or numbers in training,
+            or numbers out of float32's reach; no row to judge; labels of another dataset.
     """
     table = read_features(inputs.train.artifact, inputs.train.split, inputs.train.shown)
     usable = usable_rows(table, "training", report)
@@ -52,6 +55,8 @@ def load(
                 f"split {table.split} of {table.source} trains on {count} ({names})",
                 "rows of at least two classes",
             )
+    if table.targets is not None:
+        _check_numbers(table.targets[usable], f"split {table.split} of {table.source}")
     targets = tuple(
         _target(source, "ood" if i else "id", inputs.train.classes, device, report)
         for i, source in enumerate(inputs.targets)
@@ -74,6 +79,15 @@ def _views(source: Source, keep: Bool, device: torch.device) -> Views:
     array = read_views(source.artifact, source.split).astype(np.float32)
     array[~keep] = 0.0
     return Views(X=torch.from_numpy(array).to(device), augment=source.views)
+
+
+def _check_numbers(values: Float, where: str) -> None:
+    """Numbers that a squared error in float32 can be trained on, and that differ."""
+    most = float(np.abs(values).max())
+    if most > _MOST:
+        raise DataError(f"{where} has labels as large as {most:.2g}", f"numbers up to {_MOST:.0g}", "rescale them")
+    if values.min() == values.max():
+        raise DataError(f"all {len(values)} labels of {where} are {values[0]:g}", "numbers that differ")
 
 
 def _filled(targets: Float | None) -> Float | None:

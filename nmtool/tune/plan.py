@@ -259,6 +259,8 @@ class Run:
         row |= {k: getattr(self.shape, k, None) for k in SHAPE}
         row |= {k: getattr(self.terms, k, None) for k in TERMS}
         row["optimizer"] = row["optimizer"] or "adamw"
+        if p.loss == "mse":
+            row["q"] = None
         if self.logistic is not None or self.neighbours is not None or self.templates:
             row |= {k: None for k in PROBE if k not in ("loss", "scale")}
             row["optimizer"] = "lbfgs" if self.logistic is not None else None

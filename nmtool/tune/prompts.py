@@ -45,12 +45,15 @@ def templates(given: Sequence[str]) -> tuple[str, ...]:
 
 def _lines(path: str) -> list[str]:
     wanted = f"a template with {HOLE} where the class name goes, or a file of such lines"
+    if not path.strip():
+        raise UsageError("--template is empty", wanted)
     try:
         with Path(path).open("rb") as stream:
             body = stream.read(_FILE_BYTES + 1)
         if len(body) > _FILE_BYTES:
             raise UsageError(f"--template {path} is longer than {_FILE_BYTES} bytes", wanted)
-        lines = [line.strip() for line in body.decode().splitlines() if line.strip()]
+        # an editor's byte order mark is no part of a prompt
+        lines = [line.strip() for line in body.decode("utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError:
         raise InputMissingError(f"--template {path!r} has no {HOLE}, and is no file", wanted) from None
     except (OSError, UnicodeDecodeError, ValueError) as error:

@@ -54,6 +54,8 @@ def _check_real(config: Config, found: Inputs) -> None:
         raise UsageError(f"--solver {','.join(config.solver)} on {what}", "--solver adamw: L-BFGS is for classes")
     if config.search:
         raise UsageError(f"--search on {what}", "rates and decays as lists: a search goes by accuracy")
+    if set(config.cleanse or ()) - {"none"}:
+        raise UsageError(f"--cleanse {','.join(config.cleanse or ())} on {what}", "--cleanse none: it asks for classes")
     if config.labels:
         raise UsageError(f"--labels on {what}", "its own labels: inject-noise draws classes")
     if config.metric is not None and config.metric not in REAL_METRICS:
@@ -64,7 +66,9 @@ def _check_classes(config: Config, found: Inputs) -> None:
     what = f"{found.train.shown}, whose labels are classes"
     if config.loss is not None and REAL_LOSS in config.loss:
         raise UsageError(
-            f"--loss {REAL_LOSS} on {what}", "one of " + ", ".join(HEAD_LOSSES) + f": {REAL_LOSS} is for numbers"
+            f"--loss {REAL_LOSS} on {what}",
+            "one of " + ", ".join(HEAD_LOSSES) + f": {REAL_LOSS} is for numbers",
+            "whole numbers are taken for classes: write scores with a decimal point (4.0), in a table of texts",
         )
     if config.metric in REAL_METRICS:
         wanted = ", ".join(name for name in METRICS if name not in REAL_METRICS)

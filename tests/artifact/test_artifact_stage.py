@@ -141,6 +141,24 @@ def test_an_interrupted_run_is_gone_on_with(made: Make, tmp_path: Path) -> None:
     assert [p.name for p in ref.path.parent.iterdir()] == [ref.path.name]
 
 
+def test_files_that_a_killed_run_had_not_renamed_are_swept(made: Make, tmp_path: Path) -> None:
+    """Killed while it took over (owner), sealed (table, manifest) or kept a checkpoint: nothing of it is committed."""
+    whole = made(Session(store=tmp_path / "other"))
+    store = tmp_path / "store"
+    with pytest.raises(KeyboardInterrupt):
+        produce(Session(store=store), recipe(), name="tiny", config={}, build=_stop_after(3))
+    folder = _bury(store)
+    done = len((folder / "journal.jsonl").read_bytes().splitlines())
+    (folder / "work").mkdir()
+    for name in ("owner.json", "files.jsonl", "manifest.json", "README.txt", "work/checkpoint", "data/features.zarr/x"):
+        (folder / f"{name}.0123456789abcdef.tmp").write_bytes(b"{")
+    ref = produce(Session(store=store), recipe(), name="tiny", config={}, build=lambda staging: _counting(staging, []))
+    assert ref.content == whole.content
+    assert sorted(p.name for p in ref.path.iterdir()) == ["README.txt", "data", "files.jsonl", "manifest.json"]
+    assert open_artifact(ref.path).manifest.made["resumed"] == done
+    assert [p.name for p in ref.path.parent.iterdir()] == [ref.path.name]
+
+
 def test_what_follows_a_torn_line_is_believed(tmp_path: Path) -> None:
     """Killed in the middle of a line, then again later: the second run's first file is not lost with the torn line."""
     staging = Staging(tmp_path, {}, 0)

@@ -158,3 +158,45 @@ def test_one_head_that_diverges_or_is_zero_leaves_the_others_alone() -> None:
     assert bool((Z.grad[1] == 0).all())
     assert bool(Z.grad[2].isfinite().all())
     torch.testing.assert_close(Z.grad[3:], alone.grad, rtol=1e-4, atol=1e-7)
+
+
+def by_definition(F: Tensor, Z: Tensor) -> dict[Name, Tensor]:
+    """Eq. 3, 4 and 5 as they are printed: norms, the D x D covariance, svdvals."""
+    f, z = (x / x.norm(dim=-1, keepdim=True) for x in (F, Z))
+    centred = Z - Z.mean(-2, keepdim=True)
+    spread = centred.mT @ centred / (Z.shape[-2] - 1)
+    apart = spread - torch.diag_embed(spread.diagonal(dim1=-2, dim2=-1))
+    sigma = torch.linalg.svdvals(Z)
+    return {
+        "mse": (f - z).square().sum(-1).mean(-1),
+        "cov": apart.square().sum((-2, -1)) / Z.shape[-1],
+        "svd": -sigma[..., 0] / sigma.sum(-1),
+    }
+
+
+@pytest.mark.parametrize("road", ["eigen", "products"])
+@pytest.mark.parametrize("shape", [(2, 16, 40), (2, 40, 16), (2, 24, 24), (1, 280, 270)])
+@pytest.mark.parametrize("kind", ["plain", "far mean", "tiny", "huge", "sparse", "rows twice", "rank 4"])
+def test_the_terms_by_their_definitions(kind: str, shape: tuple[int, int, int], road: spectral.Road) -> None:
+    """Values everywhere; gradients by autograd through svdvals where all singular values differ from 0."""
+    rng = torch.Generator().manual_seed(11)
+    F, Z = torch.randn(shape[1:], generator=rng), torch.randn(shape, generator=rng)
+    rows = shape[1]
+    Z = {
+        "plain": lambda: Z,
+        "far mean": lambda: Z + 100,
+        "tiny": lambda: Z * 1e-9,
+        "huge": lambda: Z * 1e9,
+        "sparse": lambda: torch.relu(Z - 0.5),
+        "rows twice": lambda: torch.cat([Z[:, : rows // 2]] * 2, 1),
+        "rank 4": lambda: Z[:, :, :4] @ torch.randn(4, shape[2], generator=rng),
+    }[kind]()
+    mine, theirs = Z.clone().requires_grad_(), Z.double().requires_grad_()
+    values, wanted = regularisers(F, mine, NAMES, road=road), by_definition(F.double(), theirs)
+    for name in NAMES:
+        torch.testing.assert_close(values[name].double(), wanted[name], rtol=3e-5, atol=0.0)
+        if name == "svd" and kind in ("rows twice", "rank 4"):
+            continue
+        (got,) = torch.autograd.grad(values[name].sum(), mine, retain_graph=True)
+        (true,) = torch.autograd.grad(wanted[name].sum(), theirs, retain_graph=True)
+        torch.testing.assert_close(got.double(), true, rtol=0.0, atol=float(true.abs().max()) * 2e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,7 @@ def test_the_probe_solves_least_squares(ok: Ok, tmp_path: Path) -> None:
         (("--solver", "lbfgs"), "--solver lbfgs on"),
         (("--search",), "--search on"),
         (("--metric", "accuracy"), "--metric accuracy on"),
+        (("--cleanse", "once"), "--cleanse once on"),
     ],
 )
 def test_what_is_for_classes_is_refused(
@@ -122,10 +124,67 @@ def test_what_is_for_classes_is_refused(
     assert (ran.code, words in ran.err, "real numbers" in ran.err) == (2, True, True), ran.err
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda y: y * 1e300, "has labels as large as"),
+        (lambda y: np.where(np.arange(len(y)) == 5, -1e16, y), "numbers up to 1e+15; rescale them"),
+        (lambda y: np.full_like(y, 2.5), "all 60 labels of split train of"),
+    ],
+)
+def test_numbers_that_cannot_be_learned_are_refused(change: Callable[[Any], Any], words: str, tmp_path: Path) -> None:
+    from tune_samples import tune, write_features
+
+    from nmtool.errors import DataError
+
+    x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    y = x[:, 0].astype(np.float64) + 3
+    splits = {"train": (x, change(y)), "test": (x, y)}
+    features = write_features(tmp_path / "f", splits, classes=(), real=True)
+    with pytest.raises(DataError, match=re.escape(words)):
+        tune(tmp_path / "s", features, epochs=1)
+
+
+def test_what_tells_no_runs_apart_makes_none(tmp_path: Path) -> None:
+    """Missing and infinite numbers take no part; a list of q is one run under mse and ce, and two under gce."""
+    from tune_samples import results, tune, write_features
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 4)).astype(np.float32)
+    y = x[:, 0].astype(np.float64)
+    y[[3, 4]], y[5] = np.nan, np.inf
+    features = write_features(tmp_path / "f", {"train": (x, y), "test": (x, y)}, classes=(), real=True)
+    rows = results(tune(tmp_path / "s", features, epochs=1, q=(0.5, 0.7)))
+    assert [(r["loss"], r["q"], r["n_train"], r["n"]) for r in rows] == [("mse", None, 57, 57)]
+    classes = write_features(tmp_path / "c", {s: (x, np.arange(60) % 2) for s in ("train", "test")})
+    rows = results(tune(tmp_path / "s", classes, epochs=1, q=(0.5, 0.7), loss=("ce", "gce")))
+    assert [(r["loss"], r["q"]) for r in rows] == [("ce", 0.5), ("gce", 0.5), ("gce", 0.7)]
+
+
+def test_a_report_of_two_measures_is_of_one_that_there_is(ok: Ok, tmp_path: Path) -> None:
+    from tune_samples import write_features
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 4)).astype(np.float32)
+    features = write_features(tmp_path / "f", dict.fromkeys(("train", "test"), (x, x[:, 0])), classes=(), real=True)
+    for metric in ("pearson", "spearman"):
+        argv = ("--epochs", "1", "--metric", metric, "--seed", len(metric), "-o", metric, "--json")
+        (row,) = ok("tune", features.path, *argv).json["results"]
+        contract = (
+            "method loss seed fraction source split role n accuracy macro_f1 mean_per_class best_accuracy sve lsvr"
+        )
+        assert set(contract.split()) <= set(row)
+        assert (row["accuracy"], row["best_accuracy"], row["metric_value"]) == (None, None, row[metric])
+    ok("report", "pearson", "spearman", "--format", "markdown", "-o", "report")
+    page = (tmp_path / "report" / "data" / "report.md").read_text()
+    assert "**Pearson, trained on" in page
+    assert "Accuracy (%)" not in page
+
+
 def test_mse_is_refused_for_classes(nmtool: Callable[..., Any], ok: Ok, tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     np.savez(tmp_path / "c.npz", X_train=x, y_train=np.arange(20) % 2, X_test=x + 1, y_test=np.arange(20) % 2)
     ok("extract", "none", "arrays:c.npz", "-o", "classes")
-    for argv, words in ((("--loss", "mse"), "whose labels are classes"), (("--metric", "pearson"), "are classes")):
+    for argv, words in ((("--loss", "mse"), "with a decimal point"), (("--metric", "pearson"), "are classes")):
         ran = nmtool("tune", "classes", *argv, "-o", "no")
         assert (ran.code, words in ran.err) == (2, True), ran.err

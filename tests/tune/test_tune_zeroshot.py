@@ -61,7 +61,7 @@ def test_prototypes_by_hand() -> None:
 def test_through_the_command_line(clip: Given, ok: Callable[..., Any], tmp_path: Path) -> None:
     """A file of templates is the templates; a hit needs no tower; predict and export take the head."""
     features = clip.features.path
-    (tmp_path / "prompts.txt").write_text("\n".join(TEMPLATES) + "\n\n")
+    (tmp_path / "prompts.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(TEMPLATES).encode() + b"\r\n\r\n")
     first = ok("tune", features, "--method", "zeroshot", "--template", tmp_path / "prompts.txt", "-o", "heads")
     argv = [a for t in TEMPLATES for a in ("--template", t)]
     again = ok("tune", features, "--method", "zeroshot", *argv, "--json", "-o", "heads")
@@ -85,6 +85,10 @@ def test_refusals(clip: Given, pixels: Given, encoded: Given, store: Path, tmp_p
         tune(store, clip.features, method="zeroshot", template=("a {}", "a {}"))
     with pytest.raises(UsageError, match="--search with --method zeroshot"):
         tune(store, clip.features, method="zeroshot", search=True)
+    (tmp_path / "empty.txt").write_text("\n\n")
+    for empty in ("", " ", str(tmp_path / "empty.txt")):
+        with pytest.raises(UsageError, match="--template is empty"):
+            tune(store, clip.features, method="zeroshot", template=(empty,))
     (tmp_path / "bare.txt").write_text("a {}\na photo\n")
     with pytest.raises(UsageError, match="has the line 'a photo'"):
         tune(store, clip.features, method="zeroshot", template=(str(tmp_path / "bare.txt"),))
