@@ -76,8 +76,10 @@ def test_payload_and_summary(photos: Path, session: Session) -> None:
     spent = summary["spent_s"]
     assert set(spent) == {"decode", "encode", "write", "wait"}  # type: ignore[arg-type]
     assert min(spent.values()) >= 0 < spent["decode"]  # type: ignore[attr-defined,index]
-    # the parts are the whole: 30 samples at the rate it tells
-    assert sum(spent.values()) == pytest.approx(30 / summary["samples_per_s"], rel=0.02)  # type: ignore[attr-defined,operator]
+    # The parts are the whole: 30 samples at the rate it tells, as far as the rounding of both lets one see it. The
+    # parts are told to the millisecond, the rate to a tenth of a sample.
+    rate: float = summary["samples_per_s"]  # type: ignore[assignment]
+    assert 30 / (rate + 0.05) - 0.002 <= sum(spent.values()) <= 30 / (rate - 0.05) + 0.002
     for split in ("train", "test"):
         table = read_features(artifact, split)
         assert np.isfinite(table.features).all()
