@@ -15,11 +15,18 @@ from nmtool.artifact.open import Artifact
 from nmtool.errors import CorruptError
 
 HEADS = "heads.safetensors"
+# Folders of what a run learned beside its head: its backbone, and the adapters in it.
+BACKBONES, ADAPTED = "backbones", "adapters"
 
 
 def run_name(index: int) -> str:
     """``run_0007``: how a run's tensors are named."""
     return f"run_{index:04d}"
+
+
+def run_file(folder: str, index: int) -> str:
+    """The payload file of a run in one of those folders."""
+    return f"{folder}/{run_name(index)}.safetensors"
 
 
 def header_of(data: bytes) -> Any:

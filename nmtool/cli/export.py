@@ -28,7 +28,7 @@ def export(
     """
     from nmtool.artifact.plainfile import check_free, write_file
     from nmtool.tune.export import FORMATS, onnx_bytes, torch_bytes
-    from nmtool.tune.restored import choose_runs, read_heads, without_turn
+    from nmtool.tune.restored import choose_runs, on_features, read_heads
 
     if format_ not in FORMATS:
         raise UsageError(f"--format is {format_!r}", "onnx or torch")
@@ -38,7 +38,7 @@ def export(
     chosen = choose_runs(found, run or "all")
     if len(chosen) != 1:
         raise UsageError(f"{len(chosen)} runs in {heads}", "one", "name it by --run: nmtool show lists them")
-    (one,), _ = without_turn(chosen, asked=True)
+    (one,), _ = on_features(chosen, asked=True)
     data = onnx_bytes(found, one) if format_ == "onnx" else torch_bytes(found, one)
     write_file(target, data)
     body = {"file": out, "heads": heads, "run": one.index, "format": format_, "bytes": len(data)}

@@ -23,7 +23,7 @@ from nmtool.tune import evaluate, fit, network
 from nmtool.tune.material import Bench, Material
 from nmtool.tune.network import Network
 from nmtool.tune.outcome import Array, Scores, metadata
-from nmtool.tune.payload import BACKBONE
+from nmtool.tune.payload import ADAPTERS, BACKBONE
 from nmtool.tune.pictures import Pictures
 from nmtool.tune.plan import Run
 from nmtool.tune.steps import Steps
@@ -148,8 +148,10 @@ class Course:
         return scores
 
     def tensors(self) -> dict[str, Array]:
-        """The classifier, and where asked the backbone, as numpy arrays."""
+        """The classifier, adapters where there are any, and where asked the backbone, as numpy arrays."""
         found = {f"classifier.{k}": v.detach().cpu().numpy() for k, v in self.net.classifier.state_dict().items()}
+        if self.run.white_box is not None and self.run.white_box.lora_rank:
+            found |= {ADAPTERS + k: v.numpy() for k, v in self.net.adapter_state().items()}
         if self.bench.keep_backbone:
             found |= {BACKBONE + k: v.numpy() for k, v in self.net.backbone_state().items()}
         return found

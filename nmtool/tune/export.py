@@ -1,7 +1,7 @@
 """One head as a file of its own: an ONNX graph from features to logits, or its plain tensors.
 
 The graph holds the scaling, too. It is built with ``onnx.helper`` from the head's tensors: nothing is traced. ``knn``
-has no network to export, and ``turn``'s heads belong to backbones.
+has no network to export, and the heads of ``turn``, ``fft`` and ``lora`` belong to backbones that they fine-tuned.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def _one(run: Run, pictures: Pictures, material: Material, bench: Bench) -> Outc
     head = LinearHeads((run,), dim, classes, bench.device).export(0)
     adapters = run.white_box if run.white_box is not None and run.white_box.lora_rank else None
     weight, bias = head["classifier.weight"], head["classifier.bias"]
-    net = Network(pictures, weight, bias, scaling, bench.device, adapters, run.seed)
+    net = Network(pictures.encoder, weight, bias, scaling, bench.device, adapters, run.seed)
     course = Course(run, net, pictures, material, bench, rows, Everything(rows))
     course.all_epochs()
     scores = course.judge()

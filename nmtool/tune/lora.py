@@ -61,7 +61,7 @@ def adapt(backbone: nn.Module, how: WhiteBox, seed: int, arch: str) -> None:
         torch.default_generator.manual_seed(torch_seed(seed, "tune", "init", "lora"))
         inject_adapter_in_model(config, backbone)
     for name, parameter in backbone.named_parameters():
-        parameter.requires_grad_(f".{_ADAPTER}" in f".{name}")
+        parameter.requires_grad_(is_adapter(name))
 
 
 def targets(backbone: nn.Module, kind: str, arch: str) -> list[str]:
@@ -100,6 +100,11 @@ def _kind(name: str) -> str:
     return "mlp" if name.endswith(("output.dense", "wi", "wo")) else ""
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a tensor of an adapted backbone is an adapter's."""
+    return f".{_ADAPTER}" in f".{name}"
+
+
 def merged(backbone: nn.Module) -> Mapping[str, Tensor]:
     """The tensors of a backbone in its own naming, adapters added into the weights; it stays as it is."""
     if not any(_ADAPTER in name for name, _ in backbone.named_parameters()):
@@ -108,4 +113,4 @@ def merged(backbone: nn.Module) -> Mapping[str, Tensor]:
     for module in list(whole.modules()):
         if hasattr(module, "base_layer") and hasattr(module, "merge"):
             module.merge()
-    return {k.replace(_BASE, "."): v for k, v in whole.state_dict().items() if f".{_ADAPTER}" not in f".{k}"}
+    return {k.replace(_BASE, "."): v for k, v in whole.state_dict().items() if not is_adapter(k)}

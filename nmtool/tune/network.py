@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,14 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nmtool.encoders.encoder import ImageEncoder, Pixels
 from nmtool.numerics import losses
 from nmtool.records import Float, Int
 from nmtool.tune.crew import Crew
-from nmtool.tune.pictures import Pictures, Shots
+from nmtool.tune.pictures import Shots
 from nmtool.tune.plan import Run, WhiteBox
 from nmtool.tune.scale import Scaling
 
-_EVAL_BATCH = 256
+EVAL_BATCH = 256
 # Lineage repositories of TURN; the paper names none (published-code 6, row 17).
 _MOMENTUM = 0.9
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -29,7 +31,7 @@ class Network(nn.Module):
     The scaling stays a layer: so the head has the same tensors, and Z the same meaning, as a probe's.
 
     Args:
-        pictures: opens the backbone; this network changes a copy.
+        encoder: has the backbone; this network changes a copy.
         weight, bias: the classifier that it starts from, [C, D] and [C].
         scaling: of the backbone's output.
         device: where to work.
@@ -43,7 +45,7 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        pictures: Pictures,
+        encoder: ImageEncoder,
         weight: Tensor,
         bias: Tensor,
         scaling: Scaling,
@@ -52,19 +54,24 @@ class Network(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.backbone = pictures.fresh_module().requires_grad_(adapters is None)
+        self.backbone = copy.deepcopy(encoder.module).requires_grad_(adapters is None)
         if adapters is not None:
             from nmtool.tune import lora
 
-            lora.adapt(self.backbone, adapters, seed, pictures.encoder.spec.arch)
+            lora.adapt(self.backbone, adapters, seed, encoder.spec.arch)
         self.backbone.to(device)
-        self._encoder = pictures.encoder
+        self._encoder = encoder
         self._scaling, self.device = scaling, device
         self.classes = weight.shape[0]
         self.classifier = nn.Linear(weight.shape[1], weight.shape[0], device=device)
         with torch.no_grad():
             self.classifier.weight.copy_(weight)
             self.classifier.bias.copy_(bias)
+
+    @property
+    def pixels(self) -> Pixels:
+        """How its images are prepared."""
+        return self._encoder.pixels
 
     def transform(self, pixels: Tensor) -> Tensor:
         """Z [B, D], what enters the classifier, of uint8 images [B, 3, H, W]."""
@@ -94,6 +101,12 @@ class Network(nn.Module):
         from nmtool.tune import lora
 
         return {k: v.detach().contiguous().cpu() for k, v in lora.merged(self.backbone).items()}
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """What training changed in a backbone that has adapters, by name: the adapters, and all buffers."""
+        start = "backbone."
+        learned = self.learned().items()
+        return {k.removeprefix(start): v.contiguous().cpu() for k, v in learned if k.startswith(start)}
 
     def freeze_statistics(self) -> None:
         """BatchNorm layers keep the backbone's statistics, scale and shift still learning.
@@ -157,7 +170,7 @@ def losses_of(
     network.eval()
     crew = crew or Crew()
     parts: list[Float] = []
-    for part in batches(_share(rows, crew), _EVAL_BATCH):
+    for part in batches(_share(rows, crew), EVAL_BATCH):
         y = torch.from_numpy(noisy[part]).to(network.device)
         with network.autocast(amp):
             logits = network(shots.batch(part))
@@ -173,7 +186,7 @@ def predict(
     network.eval()
     crew = crew or Crew()
     found: list[tuple[Any, Any, Any]] = []
-    for part in batches(_share(rows, crew), _EVAL_BATCH):
+    for part in batches(_share(rows, crew), EVAL_BATCH):
         with network.autocast(amp):
             z = network.transform(shots.batch(part))
             logits = network.classifier(z)

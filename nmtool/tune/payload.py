@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save as save_tensors
 
 from nmtool.artifact.format import canonical
-from nmtool.artifact.heads import HEADS, run_name
+from nmtool.artifact.heads import ADAPTED, BACKBONES, HEADS, run_file, run_name
 from nmtool.artifact.stage import Staging
 from nmtool.artifact.typed import parquet_bytes
 from nmtool.numerics import metrics
@@ -19,8 +19,9 @@ from nmtool.tune.outcome import Outcome, Scores
 RESULTS, LOG = "results.parquet", "log.jsonl"
 PREDICTIONS, CLEANSING, SEARCH = "predictions.parquet", "cleansing.parquet", "search.parquet"
 PER_CLASS = "per_class.parquet"
-# Tensors of a run that are no part of its head: a fine-tuned backbone has a file of its own.
-BACKBONE = "backbone."
+# Tensors of a run that are no part of its head: a fine-tuned backbone, and adapters, have a file of their own each.
+BACKBONE, ADAPTERS = "backbone.", "adapters."
+_APART = {BACKBONE: BACKBONES, ADAPTERS: ADAPTED}
 
 # In the order of the columns. ``best_accuracy`` is an oracle: chosen by looking at the test labels.
 _SCORES = (
@@ -83,9 +84,10 @@ def write(
     if cleansed:
         staging.write(CLEANSING, parquet_bytes(_cleansing(cleansed, material)))
     for o in outcomes:
-        backbone = {k.removeprefix(BACKBONE): v for k, v in o.tensors.items() if k.startswith(BACKBONE)}
-        if backbone:
-            staging.write(f"backbones/{run_name(o.run.index)}.safetensors", save_tensors(backbone))
+        for start, folder in _APART.items():
+            apart = {k.removeprefix(start): v for k, v in o.tensors.items() if k.startswith(start)}
+            if apart:
+                staging.write(run_file(folder, o.run.index), save_tensors(apart))
     return rows
 
 
@@ -100,7 +102,7 @@ def heads_bytes(outcomes: Sequence[Outcome], classes: Sequence[str], facts: Mapp
         f"{run_name(o.run.index)}.{name}": np.ascontiguousarray(t)
         for o in outcomes
         for name, t in o.tensors.items()
-        if not name.startswith(BACKBONE)
+        if not name.startswith(tuple(_APART))
     }
     runs = {run_name(o.run.index): o.run.to_json() for o in outcomes}
     meta = canonical({"classes": list(classes), "runs": runs, **facts}).decode()

@@ -6,7 +6,6 @@ an epoch does not decode what another has decoded.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,14 +58,15 @@ class Shots:
             self._have[missing] = True
         return self._all[index]
 
-    def _decode(self, rows: list[int]) -> list[torch.Tensor]:
-        def one(row: int) -> torch.Tensor:
-            return self._pixels.crop(self._dataset.image(self._split, row))
+    def one(self, row: int) -> torch.Tensor:
+        """uint8 [3, H, W] of one row; raises ``BrokenSample``."""
+        return self._pixels.crop(self._dataset.image(self._split, row))
 
+    def _decode(self, rows: list[int]) -> list[torch.Tensor]:
         if self._threads == 1 or len(rows) == 1:
-            return [one(row) for row in rows]
+            return [self.one(row) for row in rows]
         with ThreadPoolExecutor(min(self._threads, len(rows)), thread_name_prefix="nmtool-tune") as pool:
-            return list(pool.map(one, rows))
+            return list(pool.map(self.one, rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +83,6 @@ class Pictures:
     train: Shots
     targets: tuple[Shots, ...]
 
-    def fresh_module(self) -> Any:
-        """A copy of the backbone, to change."""
-        return copy.deepcopy(self.encoder.module)
-
 
 def checked_sources(config: Config, found: Inputs, memo: Memo, device: torch.device) -> Callable[[], Pictures]:
     """Find the images and the weights again, check their digests, and return what opens them.
@@ -95,7 +91,7 @@ def checked_sources(config: Config, found: Inputs, memo: Memo, device: torch.dev
         InputMissingError: a path that extract was given and that is no longer there.
         DataError: other weights, preprocessing or samples than the features were made from.
     """
-    resolved = _backbone(config, found.train, memo)
+    resolved = backbone_of(config, found.train, memo)
     opened: dict[str, Dataset] = {}
     places = []
     for source in (found.train, *found.targets):
@@ -122,7 +118,14 @@ def _origin(source: Source) -> Mapping[str, Any]:
     return source.artifact.manifest.origin
 
 
-def _backbone(config: Config, train: Source, memo: Memo) -> Resolved:
+def backbone_of(config: Config, train: Source, memo: Memo) -> Resolved:
+    """The backbone that features were made by: where extract read it, or where ``--model`` says it is now.
+
+    Raises:
+        InputMissingError: it is no longer there.
+        UsageError: features of texts.
+        DataError: other weights or preprocessing.
+    """
     origin, recorded = _origin(train), train.encoder
     model = config.model or str(origin.get("model") or "")
     if not model:

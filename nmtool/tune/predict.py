@@ -7,7 +7,7 @@ predictions are those on record, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,9 @@ from nmtool.artifact.arrays import array_shape
 from nmtool.artifact.open import Artifact
 from nmtool.artifact.stage import Reporter
 from nmtool.artifact.typed import STORE, feature_splits, read_features
-from nmtool.errors import DataError, InputMissingError, UsageError
+from nmtool.errors import DataError, InputMissingError
 from nmtool.numerics.metrics import pearson_correlation
-from nmtool.records import FeatureTable, Int
+from nmtool.records import FeatureTable, Int, Labels
 from nmtool.tune import evaluate, knn
 from nmtool.tune.inputs import Source
 from nmtool.tune.outcome import Array
@@ -37,12 +37,32 @@ class Predicted:
             numbers: run, split, sample, label (NaN: none), predicted.
         scores: a row a run and split: n, how many have a label, and the accuracy on those (None where there are none),
             or Pearson's correlation of real numbers.
-        left_out: rows without features.
     """
 
     columns: Mapping[str, Any]
     scores: list[dict[str, Any]]
-    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What runs said, a table and a score for each run and split, in the order in which they were asked."""
+
+    tables: list[Mapping[str, Any]] = field(default_factory=list)
+    scores: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, table: Mapping[str, Any], score: dict[str, Any]) -> None:
+        """A run's answer about a split."""
+        self.tables.append(table)
+        self.scores.append(score)
+
+
+def joined(*answers: Answers) -> Predicted:
+    """All of them as one table: split by split, and in each run by run."""
+    tables = [table for some in answers for table in some.tables]
+    scores = [score for some in answers for score in some.scores]
+    splits = list(dict.fromkeys(score["split"] for score in scores))
+    order = sorted(range(len(scores)), key=lambda i: (splits.index(scores[i]["split"]), scores[i]["run"]))
+    return Predicted(columns=_together([tables[i] for i in order]), scores=[scores[i] for i in order])
 
 
 def check_fits(heads: Heads, artifact: Artifact, shown: str) -> None:
@@ -101,7 +121,7 @@ def predict(
     training: torch.Tensor | None,
     probabilities: bool,
     report: Reporter,
-) -> Predicted:
+) -> Answers:
     """Ask every run about every split.
 
     Args:
@@ -117,58 +137,72 @@ def predict(
 
     Raises:
         DataError: features that are not finite in rows marked good.
-        UsageError: probabilities of real numbers.
     """
-    if probabilities and not heads.classes:
-        raise UsageError("--probabilities of heads whose labels are real numbers", "heads of classes")
-    parts: list[dict[str, Any]] = []
-    scores: list[dict[str, Any]] = []
-    left_out = 0
+    answers, left_out = Answers(), 0
     home = training.to(device) if training is not None else None
-    real = None if heads.classes else _numbers
     with report.progress(len(runs) * len(splits), "predicting, runs") as advance:
         for split in splits:
             table = read_features(artifact, split, shown)
             rows = _usable(table)
             left_out += len(table.ok) - len(rows)
             X = torch.from_numpy(table.features[rows].astype(np.float32)).to(device)
-            label: Array = (_labels(heads, table) if real is None else real(table))[rows]
             ids = [table.ids[int(row)] for row in rows]
+            label: Array = (known_classes(heads, table.labels) if heads.classes else _numbers(table))[rows]
             for run in runs:
-                if real is not None:
-                    values, score = _values(heads, run, X, label)
-                    scores.append({"run": run.index, "split": split, "n": len(rows), **score})
-                    parts.append(
-                        {
-                            "run": np.full(len(rows), run.index, dtype=np.int32),
-                            "split": [split] * len(rows),
-                            "sample": ids,
-                            "label": label,
-                            "predicted": values,
-                        }
-                    )
-                    advance(1)
-                    continue
-                predicted, confidence, shares = _ask(heads, run, X, home, probabilities)
-                known = label >= 0
-                right = float(np.mean(predicted[known] == label[known])) if known.any() else None
-                scores.append(
-                    {"run": run.index, "split": split, "n": len(rows), "labelled": int(known.sum()), "accuracy": right}
-                )
-                parts.append(
-                    {
-                        "run": np.full(len(rows), run.index, dtype=np.int32),
-                        "split": [split] * len(rows),
-                        "sample": ids,
-                        "label": label,
-                        "predicted": predicted,
-                        "predicted_class": [heads.classes[c] for c in predicted],
-                        "confidence": confidence,
-                        **({"probabilities": shares} if shares is not None else {}),
-                    }
-                )
+                if heads.classes:
+                    said = _ask(heads, run, X, home, probabilities)
+                    answers.add(*of_classes(heads, run, split, ids, label, *said))
+                else:
+                    answers.add(*_of_numbers(heads, run, split, ids, label, X))
                 advance(1)
-    return Predicted(columns=_together(parts), scores=scores, left_out=left_out)
+    if left_out:
+        report.warning(f"{left_out} rows of {shown} have no features and no prediction")
+    return answers
+
+
+def of_classes(
+    heads: Heads,
+    run: Run,
+    split: str,
+    ids: Sequence[str],
+    label: Array,
+    predicted: Array,
+    confidence: Array,
+    shares: Array | None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One run's table and score on one split.
+
+    Args:
+        heads, run, split: who was asked about what.
+        ids: of the n samples.
+        label: int32 [n] in the heads' class numbers, -1 where there is none.
+        predicted, confidence: [n].
+        shares: probabilities [n, C] to keep, or None.
+    """
+    known = label >= 0
+    right = float(np.mean(predicted[known] == label[known])) if known.any() else None
+    score = {"run": run.index, "split": split, "n": len(ids), "labelled": int(known.sum()), "accuracy": right}
+    table = {
+        **_where(run, split, ids),
+        "label": label,
+        "predicted": predicted,
+        "predicted_class": [heads.classes[c] for c in predicted],
+        "confidence": confidence,
+        **({"probabilities": shares} if shares is not None else {}),
+    }
+    return table, score
+
+
+def _of_numbers(
+    heads: Heads, run: Run, split: str, ids: Sequence[str], label: Array, X: torch.Tensor
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    values, score = _values(heads, run, X, label)
+    table = {**_where(run, split, ids), "label": label, "predicted": values}
+    return table, {"run": run.index, "split": split, "n": len(ids), **score}
+
+
+def _where(run: Run, split: str, ids: Sequence[str]) -> dict[str, Any]:
+    return {"run": np.full(len(ids), run.index, dtype=np.int32), "split": [split] * len(ids), "sample": list(ids)}
 
 
 def _usable(table: FeatureTable) -> Int:
@@ -184,11 +218,11 @@ def _usable(table: FeatureTable) -> Int:
     return np.flatnonzero(table.ok).astype(np.int64)
 
 
-def _labels(heads: Heads, table: FeatureTable) -> Array:
-    """int32 [N] labels in the heads' class numbers, joined by name."""
+def known_classes(heads: Heads, labels: Labels) -> Array:
+    """int32 [N] labels in the heads' class numbers, joined by name; -1 where there is none, or of another class."""
     known = {name: number for number, name in enumerate(heads.classes)}
-    lookup = np.array([*(known.get(name, -1) for name in table.labels.classes), -1], dtype=np.int32)
-    found: Array = lookup[table.labels.values]  # -1, unlabelled, is the last
+    lookup = np.array([*(known.get(name, -1) for name in labels.classes), -1], dtype=np.int32)
+    found: Array = lookup[labels.values]  # -1, unlabelled, is the last
     return found
 
 

@@ -131,8 +131,8 @@ def choose_runs(heads: Heads, wanted: str) -> tuple[Run, ...]:
     return tuple(heads.runs[number] for number in dict.fromkeys(numbers))
 
 
-def without_turn(runs: Sequence[Run], asked: bool) -> tuple[tuple[Run, ...], int]:
-    """Runs whose head works on features, and how many others there are.
+def on_features(runs: Sequence[Run], asked: bool) -> tuple[tuple[Run, ...], int]:
+    """Runs whose head works on features, and how many others there are, which fine-tuned a backbone.
 
     Raises:
         DataError: none of them does, or one was asked for by its number.
@@ -142,8 +142,9 @@ def without_turn(runs: Sequence[Run], asked: bool) -> tuple[tuple[Run, ...], int
         first = next(run for run in runs if run.finetune is not None)
         number = first.index
         raise DataError(
-            f"run {number} is of method {first.method}: its head belongs to the backbone that it fine-tuned",
+            f"run {number} is of method {first.method}: its head belongs to the backbone that it fine-tuned, not "
+            "to the one that features come from",
             "a head that was trained on features",
-            "name other runs by --run, or tune with lp, mlp, nmtune or knn",
+            "for this one, give nmtool predict the images themselves (a data URI); or name other runs by --run",
         )
     return kept, len(runs) - len(kept)

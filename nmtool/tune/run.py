@@ -99,8 +99,9 @@ def _produce(
 
 def _recipe(config: Config, found: Inputs) -> Recipe:
     """Resolved values only, of the methods asked: what is spelled out or left to its default has one key."""
+    methods = axes(config, found.dim, column_of(found.train.encoder))
     resolved: dict[str, object] = {
-        "methods": axes(config, found.dim, column_of(found.train.encoder)),
+        "methods": methods,
         "seeds": list(plan.seeds(config)),
         "fraction": list(config.fraction),
         "train": found.train.split,
@@ -121,6 +122,8 @@ def _recipe(config: Config, found: Inputs) -> Recipe:
     if any("images" in method_named(m).needs for m in config.method):
         # By content, as extract recorded it: a hit needs neither images nor weights at hand.
         resolved["keep_backbone"] = config.keep_backbone
+        if any("lora_rank" in lists for lists in methods.values()):
+            resolved["adapters"] = "kept"  # heads made before they were are no answer to this recipe
         resolved["encoder"] = dict(found.train.encoder)
         resolved["images"] = [s.digest for s in (found.train, *found.targets)]
     cited = [found.train.artifact.as_input("features")]

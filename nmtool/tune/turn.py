@@ -50,7 +50,7 @@ def tune(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcom
         scaling = trained.feed.scalings[trained.feed.view[k]]
         adapters = run.white_box if run.white_box is not None and run.white_box.lora_rank else None
         weight, bias = head["classifier.weight"], head["classifier.bias"]
-        net = Network(pictures, weight, bias, scaling, bench.device, adapters, run.seed)
+        net = Network(pictures.encoder, weight, bias, scaling, bench.device, adapters, run.seed)
         selection = Cleansing(run, material, bench, first[k][0], rounds[k])
         done = _finetuned(run, probes[k], net, pictures, material, bench, selection)
         bench.keep(f"done-{name}", outcomes_of.to_bytes([done]))

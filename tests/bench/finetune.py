@@ -70,7 +70,7 @@ def _ours(encoder: ImageEncoder, shots: Shots, y: np.ndarray) -> Contender:
 
     def sample() -> float:
         weight, bias = head["classifier.weight"], head["classifier.bias"]
-        steps = Steps(Network(pictures, weight, bias, Scaling(kind="none"), CPU), run, len(y), Crew())
+        steps = Steps(Network(pictures.encoder, weight, bias, Scaling(kind="none"), CPU), run, len(y), Crew())
         began = time.perf_counter()
         steps.epoch(shots, np.arange(len(y)), y, 1)
         return time.perf_counter() - began

@@ -16,7 +16,7 @@ from tune_samples import tune
 from nmtool.errors import CorruptError, DataError, InputMissingError, UsageError
 from nmtool.tune import plan
 from nmtool.tune.config import Config
-from nmtool.tune.restored import choose_runs, read_heads, without_turn
+from nmtool.tune.restored import choose_runs, on_features, read_heads
 
 
 def test_a_head_is_written_and_read_without_loss(pixels: Given, store: Path) -> None:
@@ -51,11 +51,11 @@ def test_runs_are_chosen_by_number(pixels: Given, store: Path) -> None:
 
 def test_turns_heads_belong_to_their_backbones() -> None:
     runs = plan.expand(Config(features="-", method=("lp", "turn")), 0, 64)
-    kept, others = without_turn(runs, asked=False)
+    kept, others = on_features(runs, asked=False)
     assert ([r.method for r in kept], others) == (["lp"], 1)
     for given, asked in ((runs, True), (runs[1:], False)):
         with pytest.raises(DataError, match="run 1 is of method turn: its head belongs to the backbone"):
-            without_turn(given, asked=asked)
+            on_features(given, asked=asked)
 
 
 def test_runs_of_older_artifacts_are_read() -> None:
