@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import sys
+import time
 import traceback
 import types
 import warnings
@@ -18,6 +19,9 @@ from collections.abc import Iterator
 from nmtool.console import Console
 from nmtool.errors import NmtoolError, StoppedError
 
+# Errors in what was typed, which all ranks of torchrun meet alike, and how long those that follow keep them to
+# themselves: meanwhile rank 0 says it, and torchrun stops the others.
+_TYPED, _PATIENCE_S = (2, 66, 78), 10.0
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE}
 
 
@@ -49,12 +53,27 @@ def run(argv: list[str]) -> int:
             sys.stdout.flush()
             return code if isinstance(code, int) else 0
         except NmtoolError as error:
-            console.error(str(error))
-            return error.exit_code
+            return _told(str(error), error.exit_code, console)
         except BaseException as error:
             if isinstance(error, typer.Exit):
                 return error.exit_code
             return _unwind(error, console)
+
+
+def _follows() -> bool:
+    """Whether this is one of ``torchrun``'s processes, but not its rank 0."""
+    return bool(os.environ.get("MASTER_ADDR")) and os.environ.get("RANK", "0") not in ("", "0")
+
+
+def _told(message: str, code: int, console: Console) -> int:
+    """Say an expected error, and give its exit code; of a wrong command, rank 0 alone speaks."""
+    if code in _TYPED and _follows():
+        try:
+            time.sleep(_PATIENCE_S)
+        except StoppedError:
+            return code
+    console.error(message)
+    return code
 
 
 def _unwind(error: BaseException, console: Console) -> int:
@@ -64,12 +83,13 @@ def _unwind(error: BaseException, console: Console) -> int:
         return 2
     usage = _usage_message(error)
     if usage is not None:
-        console.error(usage)
-        return 2
+        return _told(usage, 2, console)
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
         console.error("stopped by Ctrl-C; what was finished is kept, run the same command to go on")
         return 130
     if isinstance(error, StoppedError):
+        if _follows():  # torchrun stops it where another rank failed, or was stopped itself
+            return 143
         console.error("stopped by SIGTERM; what was finished is kept, run the same command to go on")
         return 143
     if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):  # typer exits 1 on it

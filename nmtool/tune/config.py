@@ -233,7 +233,11 @@ class Config:
     )
     spectra: bool = setting(True, doc="SVE and LSVR of the transformed space on each evaluation split", key=True)
     predictions: bool = setting(True, doc="keep every sample's prediction", key=True)
-    keep_backbone: bool = setting(False, doc="turn, fft, lora: keep each run's fine-tuned backbone", key=True)
+    keep_backbone: bool = setting(
+        False,
+        doc="turn, fft, lora: keep each run's fine-tuned backbone, for predict; adapters are kept anyway",
+        key=True,
+    )
     data: str = setting("", doc="turn, fft, lora: images to read again; unset: from where extract read them", key=False)
     data_root: str | None = setting(
         None, doc="turn, fft, lora: folder below which torchvision: and suite: look [$NMTOOL_DATA]", key=False

@@ -200,3 +200,20 @@ def test_a_former_ranks_line_does_not_outlive_a_later_one(tmp_path: Path) -> Non
     _reopen(tmp_path / "s").write("b", b"new")
     last = _reopen(tmp_path / "s")
     assert {e.path: e.sha256 for e in last.entries()}["data/b"] == sha256(b"new")
+
+
+def test_a_wrong_command_is_told_once(tmp_path: Path) -> None:
+    """By rank 0; the others leave without a word, be it that they met it themselves or that torchrun stopped them."""
+    ran = launch(tmp_path, 2, "extract", "timm:no_such_model", "digits", "--untrained")
+    out, err = ran.communicate(timeout=240)
+    assert (ran.returncode, out) == (1, ""), "torchrun's own code"
+    assert err.count("error: timm knows no architecture 'no_such_model'") == 1, err
+    assert "stopped by SIGTERM" not in err
+
+
+def test_what_only_another_rank_met_is_told(nmtool: Callable[..., Any], tmp_path: Path) -> None:
+    """Nobody stops it: rank 0 did not end."""
+    env = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    ran = nmtool("extract", "timm:test_resnet", "digits", "--dtype", "int8", env=env)
+    assert ran.code == 2
+    assert "int8" in ran.err

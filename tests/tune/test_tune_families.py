@@ -8,17 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tune_samples import results, table, tune
+from tune_samples import Notes, results, table, tune
 
 import nmtool.extract.config as extract_config
 import nmtool.extract.run as extract
+from nmtool.artifact.memo import Memo
 from nmtool.artifact.open import open_artifact
 from nmtool.artifact.stage import Session
+from nmtool.data.sources import open_dataset
+from nmtool.records import ArtifactRef
+from nmtool.tune import tuned
+from nmtool.tune.restored import choose_runs, read_heads
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 CLIP = {
@@ -123,3 +129,19 @@ def test_every_family_is_fine_tuned(family: str, photos: Path, tmp_path: Path) -
     first = {k: v for k, v in kept[1].items() if v.is_floating_point()}
     assert any(not torch.equal(v, kept[2][k]) for k, v in first.items())
     assert open_artifact(ref.path).manifest.summary["train"]["n"] == 72  # type: ignore[index]
+    _check_predictions(ref, features, f"folder:{photos}")
+
+
+def _check_predictions(ref: ArtifactRef, features: ArtifactRef, data: str) -> None:
+    """The networks that are made again say what is on record, bit for bit."""
+    heads, cpu, memo = read_heads(str(ref.path)), torch.device("cpu"), Memo(None)
+
+    def base() -> Any:
+        return tuned.original(open_artifact(features.path), heads, "", memo, cpu)
+
+    backbones, runs = tuned.Backbones(heads, cpu, base, Notes()), choose_runs(heads, "all")
+    dataset = open_dataset(data, memo=memo)
+    said = tuned.predict(backbones, runs, dataset, ("test",), threads=1, probabilities=False, skip=False)
+    stored = table(ref, "predictions.parquet")
+    for name in ("predicted", "confidence"):
+        assert np.array_equal(np.concatenate([t[name] for t in said.tables]), stored[name]), name
