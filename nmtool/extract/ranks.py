@@ -9,25 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nmtool.artifact.stage import Ranks, Staging
-from nmtool.encoders.device import thread_count
-from nmtool.errors import BusyError, DataError, UnavailableError
+from nmtool.encoders.group import Group, followed, reached
 from nmtool.extract.write import SplitWriter
 from nmtool.records import ArtifactRef
 
 if TYPE_CHECKING:
     from nmtool.extract.batches import Job
 
-# Longer than any extraction: whether a rank is dead, and the others with it, torchrun decides.
-_PATIENCE = datetime.timedelta(days=30)
 
-
-class Crew:
+class Crew(Group):
     """The ranks of a run, as one of them sees them; of one rank where there are no others.
 
     Args:
@@ -38,44 +33,21 @@ class Crew:
     """
 
     def __init__(self, ranks: Ranks) -> None:
-        self.rank, self.world, self.local, self.neighbours = ranks.rank, ranks.world, ranks.local, ranks.neighbours
+        super().__init__(ranks)
         self._began = False
         self._dealt: list[tuple[int, int]] = []
-        if self.world > 1:
-            import torch.distributed as dist
-
-            with _reached():
-                dist.init_process_group("gloo", rank=self.rank, world_size=self.world, timeout=_PATIENCE)
-
-    @property
-    def leads(self) -> bool:
-        """Whether this is rank 0."""
-        return self.rank == 0
-
-    def tell(self, message: object = None) -> Any:
-        """What rank 0 tells, on every rank; the others wait for it."""
-        if self.world == 1:
-            return message
-        import torch.distributed as dist
-
-        box = [message]
-        with _reached():
-            dist.broadcast_object_list(box, src=0)
-        return box[0]
 
     def meet(self) -> None:
         """Wait until all ranks are here."""
         if self.world > 1:
             import torch.distributed as dist
 
-            with _reached():
+            with reached():
                 dist.barrier()
 
     def share(self, job: Job) -> Job:
         """How this rank encodes: with its part of the machine's cores, where nobody said with how many threads."""
-        if job.workers or self.neighbours == 1:
-            return job
-        return dataclasses.replace(job, workers=max(1, thread_count(0) // self.neighbours))
+        return dataclasses.replace(job, workers=self.threads(job.workers))
 
     def begin(self, staging: Staging, writers: Sequence[SplitWriter]) -> None:
         """Deal out the chunks that are left to do: what is not for this rank counts as done."""
@@ -126,28 +98,9 @@ class Crew:
             DataError: this rank has other data or another model.
             BusyError: rank 0 failed.
         """
-        if agreed != key:
-            raise DataError(
-                f"rank {self.rank} would make {key[7:23]}",
-                f"{agreed[7:23]}, as rank 0",
-                "give all ranks the same files",
-            )
-        body: Mapping[str, Any] = self.tell()
-        if body.get("failed"):
-            raise BusyError("rank 0 stopped before there was anything to do", "", "see what it says")
+        self.check_agreed(agreed, key)
+        body = self.orders()
         if body["staging"]:
             self._dealt = [(int(at), int(number)) for at, number in body["left"]]
             work(Staging.joined(Path(body["staging"]), self.rank))
-        return ArtifactRef(path=out, kind=kind, key=key, content="", cached=False, seconds=0.0)
-
-
-@contextlib.contextmanager
-def _reached() -> Iterator[None]:
-    """Turn what torch raises where a rank is gone into the error family."""
-    try:
-        yield
-    except RuntimeError as error:
-        first = (str(error).splitlines() or [""])[0][:200]
-        raise UnavailableError(
-            f"another rank can't be reached ({first})", "all ranks that torchrun started", "run the same again"
-        ) from None
+        return followed(out, kind, key)

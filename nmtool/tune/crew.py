@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,14 @@ import torch
 from torch import Tensor
 
 from nmtool.artifact.stage import Ranks
-from nmtool.encoders.device import thread_count
-from nmtool.errors import BusyError, DataError, UnavailableError, UsageError
+from nmtool.encoders.group import Group, followed, reached
+from nmtool.errors import UsageError
 from nmtool.records import ArtifactRef, Int
 from nmtool.tune.config import Config
 from nmtool.tune.plan import Run
 
-# Longer than rank 0's work alone may take (a probe, mixtures): whether a rank is dead, torchrun decides.
-_PATIENCE = datetime.timedelta(days=30)
 
-
-class Crew:
+class Crew(Group):
     """The ranks, as one of them sees them.
 
     Args:
@@ -40,31 +36,8 @@ class Crew:
     """
 
     def __init__(self, ranks: Ranks | None = None) -> None:
-        self.rank, self.world = (ranks.rank, ranks.world) if ranks is not None else (0, 1)
+        super().__init__(ranks)
         self._began = False
-        self.local, self.neighbours = (ranks.local, ranks.neighbours) if ranks is not None else (0, 1)
-        if self.world > 1:
-            import torch.distributed as dist
-
-            # gloo moves tensors of either device, and needs no second library; gradients go in one piece
-            with _reached():
-                dist.init_process_group("gloo", rank=self.rank, world_size=self.world, timeout=_PATIENCE)
-
-    @property
-    def leads(self) -> bool:
-        """Whether this is rank 0."""
-        return self.rank == 0
-
-    def tell(self, message: object = None) -> Any:
-        """What rank 0 tells, on every rank; the others wait for it."""
-        if self.world == 1:
-            return message
-        import torch.distributed as dist
-
-        box = [message]
-        with _reached():
-            dist.broadcast_object_list(box, src=0)
-        return box[0]
 
     @contextlib.contextmanager
     def led(self, key: str) -> Iterator[None]:
@@ -98,25 +71,14 @@ class Crew:
             DataError: this rank has other inputs.
             BusyError: rank 0 failed.
         """
-        agreed = str(self.tell())
-        if agreed != key:
-            raise DataError(
-                f"rank {self.rank} would make {key[7:23]}",
-                f"{agreed[7:23]}, as rank 0",
-                "give all ranks the same files",
-            )
-        body = self.tell()
-        if body["failed"]:
-            raise BusyError("rank 0 stopped before there was anything to do", "", "see what it says")
-        if body["work"]:
+        self.check_agreed(str(self.tell()), key)
+        if self.orders()["work"]:
             work(None)
-        return ArtifactRef(path=out, kind=kind, key=key, content="", cached=False, seconds=0.0)
+        return followed(out, kind, key)
 
     def placed(self, config: Config) -> Config:
         """The settings with this rank's part of the machine's decoding threads, where nobody said how many."""
-        if config.workers or self.neighbours == 1:
-            return config
-        return dataclasses.replace(config, workers=max(1, thread_count(0) // self.neighbours))
+        return dataclasses.replace(config, workers=self.threads(config.workers))
 
     def device(self, chosen: torch.device) -> torch.device:
         """This rank's device: the CUDA devices of a machine are dealt out to its ranks."""
@@ -139,7 +101,7 @@ class Crew:
         import torch.distributed as dist
 
         total = values.detach().cpu()
-        with _reached():
+        with reached():
             dist.all_reduce(total)
         return total.to(values.device)
 
@@ -171,7 +133,7 @@ class Crew:
         import torch.distributed as dist
 
         boxes: list[Any] = [None] * self.world
-        with _reached():
+        with reached():
             dist.all_gather_object(boxes, parts)
         return [part for box in boxes for part in box]
 
@@ -190,15 +152,3 @@ def check_shared(runs: Sequence[Run], world: int) -> None:
             raise UsageError(
                 f"--fft-batch-norm train in {world} processes", "frozen: statistics would be of each rank's images"
             )
-
-
-@contextlib.contextmanager
-def _reached() -> Iterator[None]:
-    """Turn what torch raises where a rank is gone into the error family."""
-    try:
-        yield
-    except RuntimeError as error:
-        first = (str(error).splitlines() or [""])[0][:200]
-        raise UnavailableError(
-            f"another rank can't be reached ({first})", "all ranks that torchrun started", "run the same again"
-        ) from None
