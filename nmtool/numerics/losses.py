@@ -203,6 +203,35 @@ def generalized_cross_entropy(logits: Tensor, y: Tensor, q: float = 0.7) -> Tens
     return generalized_cross_entropy_each(logits, y, q).mean(-1)
 
 
+@torch.no_grad()
+def loss_and_slope(logits: Tensor, y: Tensor, q: float | None = None) -> tuple[Tensor, Tensor]:
+    """:func:`cross_entropy`, or with ``q`` :func:`generalized_cross_entropy`, and its gradient by the logits.
+
+    With w = 1, or p_y^q, the gradient is w (p - onehot(y)) / B. For whoever goes on without autograd.
+
+    Args:
+        logits: [..., B, C].
+        y: [..., B] or [B] int64 in [0, C).
+        q: in (0, 1]; None for the cross-entropy.
+
+    Returns:
+        Losses [...] and gradients [..., B, C] of their sum.
+    """
+    _check_matrix(logits, "logits")
+    with _no_autocast(logits):
+        log_p = _wide(logits).log_softmax(-1)
+        index = y.expand(logits.shape[:-1]).unsqueeze(-1)
+        likelihood = log_p.gather(-1, index)
+        weight = torch.full_like(likelihood, 1 / logits.shape[-2])
+        if q is None:
+            loss = -likelihood
+        else:
+            loss = -torch.expm1(q * likelihood) / q
+            weight *= (q * likelihood).exp_()
+        slope = log_p.exp_().mul_(weight).scatter_add_(-1, index, -weight)
+    return loss.squeeze(-1).mean(-1), slope.to(logits.dtype)
+
+
 class EarlyLearning:
     """ELR (Liu et al. 2020, Eq. 6; TURN §4.1): cross-entropy + lam * mean ln(1 - <t, p>).
 

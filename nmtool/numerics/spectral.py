@@ -40,6 +40,7 @@ _POLISHES = 4
 _LEFT_OVER, _OFF = 1e-3, 1e-5  # what an iteration that has converged leaves
 _POWERS, _APART, _TINY = 12, 2e-6, 1e-30  # steps to a value that stands out; how exact its vector has to be
 _SQUARINGS = 14
+_STANDS_OUT = 16.0  # times the mean of the other eigenvalues: below, float32 loses two bits at most to the largest
 
 
 def share(Z: Tensor, gram: Tensor, topk: int, road: Road = "auto") -> tuple[Tensor, Tensor, Tensor | None]:
@@ -122,7 +123,12 @@ def _lowered(Z: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     vector = gram.sum(-1, keepdim=True)
     for _ in range(_POWERS):
         vector = gram @ (vector / vector.norm(dim=-2, keepdim=True).clamp_min(_TINY))
-    vector = vector / vector.norm(dim=-2, keepdim=True).clamp_min(_TINY)
+    size = vector.norm(dim=-2, keepdim=True)
+    vector = vector / size.clamp_min(_TINY)
+    others = gram.diagonal(dim1=-2, dim2=-1).sum(-1) - size[:, 0, 0]
+    if not (size[:, 0, 0] * (gram.shape[-1] - 1) > _STANDS_OUT * others).any():
+        nothing = torch.zeros_like(others)
+        return gram, nothing, nothing
     along = vector.mT @ Z if by_rows else Z @ vector  # s_1 times the vector of the other side
     rest = Z - vector @ along if by_rows else Z - along @ vector.mT
     top = along.square().sum((-2, -1))

@@ -19,6 +19,10 @@ from nmtool.numerics import spectral
 Name = Literal["mse", "cov", "svd"]
 
 
+# Between these lengths the squares of a row that count stay in float32's range.
+_SMALL, _LARGE = 1e-15, 1e15
+
+
 def wide(x: Tensor) -> Tensor:
     """float32 instead of half precision: sums of squares leave the range or the digits of the latter."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -26,6 +30,12 @@ def wide(x: Tensor) -> Tensor:
 
 def unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of length 1, and the inverse lengths; rows of zeros stay zero and have 0 for it."""
+    if x.device.type == "cpu":  # half as many passes; elsewhere looking at a value would wait for the device
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        low, high = torch.aminmax(length)
+        if low > _SMALL and high < _LARGE:  # not so where there is a nan
+            inverse = 1.0 / length
+            return x * inverse, inverse
     scale = x.abs().amax(-1, keepdim=True)
     alive = scale != 0  # nan is alive: a diverged row must show
     x = x / torch.where(alive, scale, 1.0)  # so that squares of tiny or huge rows stay in range
@@ -38,7 +48,7 @@ def powers_of_two(z: Tensor) -> tuple[Tensor, Tensor]:
 
     1 for a matrix of zeros, and for one with values that are not finite.
     """
-    scale = z.abs().amax((-2, -1), keepdim=True)
+    scale = torch.maximum(z.amax((-2, -1), keepdim=True), -z.amin((-2, -1), keepdim=True))
     finite = scale.isfinite()
     exponent = torch.frexp(torch.where(finite & (scale > 0), scale, 1.0)).exponent - 1
     return torch.ldexp(torch.ones_like(scale), exponent), finite
@@ -81,11 +91,11 @@ def _consistency(f: Tensor, z: Tensor, elem: bool) -> tuple[Tensor, Any]:
     f, _ = unit_rows(f)
     z, inverse = unit_rows(z)
     share = z.shape[-1] if elem else 1
-    value = (f - z).square().sum(-1).mean(-1) / share
+    value = (f - z).square_().sum(-1).mean(-1) / share
 
     def pull(weights: dict[str, Tensor]) -> Tensor:
         along = (f * z).sum(-1, keepdim=True)
-        return torch.addcmul(-f, along, z) * (weights["mse"] * (2 / (z.shape[-2] * share)) * inverse)
+        return (along * z).sub_(f).mul_(weights["mse"] * (2 / (z.shape[-2] * share)) * inverse)
 
     return value, pull
 

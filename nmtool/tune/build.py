@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from nmtool.artifact.format import canonical
 from nmtool.artifact.stage import Reporter, Session, Staging
 from nmtool.encoders.device import choose_device, keep_freed_memory
 from nmtool.errors import UsageError
-from nmtool.tune import lora, payload, search, task
+from nmtool.tune import abreast, lora, payload, search, task
 from nmtool.tune import loss as remembered
 from nmtool.tune import outcome as outcomes_of
 from nmtool.tune.axes import ON_ROWS, WHITE_BOX, axes
@@ -28,7 +28,9 @@ from nmtool.tune.method import method_named
 from nmtool.tune.mlp import MlpHeads
 from nmtool.tune.outcome import Outcome
 from nmtool.tune.plan import Run, candidates
-from nmtool.tune.stacks import slices, stacks
+from nmtool.tune.stacks import light, light_slices, slices, stacks
+
+T = TypeVar("T")
 
 # The manifest is capped at 1 MiB; the complete table is in results.parquet.
 SUMMARY_BYTES, SUMMARY_ROWS = 600_000, 500
@@ -48,6 +50,8 @@ def build(
     report = session.report
     crew = crew or Crew()
     device = crew.device(choose_device(config.device))
+    if device.type == "cpu":
+        keep_freed_memory()  # gradients of 16 MB and more, too: a fifth of a step of an MLP in 2,048 dimensions
     _check_white_box(runs, device, report)
     if staging is not None:
         crew.begin()
@@ -55,8 +59,6 @@ def build(
     if any("images" in method_named(r.method).needs for r in runs):
         from nmtool.tune.pictures import checked_sources
 
-        if device.type == "cpu":
-            keep_freed_memory()
         # Before any training: are the images and the weights those that the features were made from?
         opener = checked_sources(crew.placed(config), found, session.memo, device)
     tower = None
@@ -121,7 +123,14 @@ def _search(
     """The runs with the settings that their searches find, and every setting tried."""
     search.check(runs, material)
     tried = candidates(config, runs, material.X.shape[1])
-    results = search.run_all(tried, lambda every: _parts(every, material, bench), material, bench)
+    every = tuple(run for candidates_of in tried.values() for run in candidates_of)
+    with bench.report.progress(search.epochs(tried), "searching, epochs") as advance:
+
+        def work(part: tuple[Run, ...], at: Bench) -> list[dict[str, Any]]:
+            return search.trials(part, material, at)
+
+        found = _abreast(every, work, material, bench.with_progress(advance))
+    results = [row for rows in found for row in rows]
     return search.settle(runs, tried, results, bench.report)
 
 
@@ -132,21 +141,26 @@ def _parts(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[tupl
 
 def _train(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcome]:
     """All runs, stack by stack; finished stacks of a killed run are read, not trained again."""
+
+    def trained(part: tuple[Run, ...], at: Bench) -> list[Outcome]:
+        fresh = at.kept(_name(part))
+        if fresh is not None:
+            at.advance(sum(_epochs(run) for run in part))
+        else:
+            fresh = outcomes_of.to_bytes(method_named(part[0].method).resolve()(part, material, at))
+            at.keep(_name(part), fresh)
+        return outcomes_of.from_bytes(fresh)  # the very objects that a resumed run has, orders of keys included
+
+    with bench.report.progress(sum(_epochs(run) for run in runs), "training heads, epochs") as advance:
+        every = _abreast(runs, trained, material, bench.with_progress(advance))
+    return sorted((o for done in every for o in done), key=lambda o: o.run.index)
+
+
+def _abreast(runs: tuple[Run, ...], work: abreast.Work[T], material: Material, bench: Bench) -> list[T]:
+    """What ``work`` gives of each stack; stacks of linear probes go side by side."""
+    dim, outputs = material.X.shape[1], material.outputs
     parts = _parts(runs, material, bench)
-    total = sum(_epochs(run) for run in runs)
-    done: list[Outcome] = []
-    with bench.report.progress(total, "training heads, epochs") as advance:
-        for part in parts:
-            kept = bench.kept(_name(part))
-            if kept is not None:
-                done += outcomes_of.from_bytes(kept)
-                advance(sum(_epochs(run) for run in part))
-                continue
-            tune = method_named(part[0].method).resolve()
-            fresh = outcomes_of.to_bytes(tune(part, material, bench.with_progress(advance)))
-            bench.keep(_name(part), fresh)
-            done += outcomes_of.from_bytes(fresh)  # the very objects that a resumed run has, orders of keys included
-    return sorted(done, key=lambda o: o.run.index)
+    return abreast.results(parts, lambda part: light(part[0], dim, outputs), work, bench)
 
 
 def _epochs(run: Run) -> int:
@@ -158,7 +172,9 @@ def _cut(stack: tuple[Run, ...], material: Material, bench: Bench) -> list[tuple
     if stack[0].neighbours is not None:  # nothing is trained, and together they look for neighbours once
         return [stack]
     model = MlpHeads if stack[0].shape is not None else LinearHeads
-    rows, dim, classes = len(material.X), material.X.shape[1], len(material.classes)
+    rows, dim, classes = len(material.X), material.X.shape[1], material.outputs
+    if bench.device.type == "cpu" and light(stack[0], dim, classes):
+        return light_slices(stack, dim, classes)
 
     def cost(run: Run) -> int:
         heads = model.bytes_per_head(run, dim, classes) * (2 if run.semi is not None or run.views else 1)

@@ -244,6 +244,13 @@ def spectra(
     heads: Spaces, feed: Feed, targets: Sequence[Target], bench: Bench
 ) -> list[list[tuple[float, float] | None]]:
     """SVE and LSVR of what enters each head's classifier, [split][head]; shared spaces are decomposed once."""
+    with bench.spectrum_lock:
+        return _spectra(heads, feed, targets, bench)
+
+
+def _spectra(
+    heads: Spaces, feed: Feed, targets: Sequence[Target], bench: Bench
+) -> list[list[tuple[float, float] | None]]:
     found: list[list[tuple[float, float] | None]] = []
     here: dict[tuple[object, ...], tuple[float, float] | None] = {}
     for number, target in enumerate(targets):

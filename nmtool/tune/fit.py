@@ -140,22 +140,18 @@ def _epoch(
     hits = torch.zeros(len(runs), device=order.device)
     history: list[Tensor] = []  # [terms, K] a step: read once an epoch, so that a GPU is not waited for
     names: list[str] = []
+    direct = terms is None and not heads.transforms
     for start in range(0, feed.n, size):
         now = order[:, start : start + size]
         x, y = feed.batch(now)
-        z = heads.transform(x, training=True)
-        logits = heads.classify(z)
-        parts = {loss.name: loss(logits, y, feed.of_heads(now))}
-        total = parts[loss.name]
-        if terms is not None:
-            for name, value in terms(x, z).items():
-                parts[name] = value
-                total = total + terms.weights[name] * value
-        total.sum().backward()  # type: ignore[no-untyped-call]
+        if direct:
+            logits, parts = _direct(heads, x, y, loss, feed.of_heads(now))
+        else:
+            logits, parts = _recorded(heads, x, y, loss, feed.of_heads(now), terms)
         adamw.step()
         names = list(parts)
         history.append(torch.stack([p.detach() for p in parts.values()]))
-        hits += (logits.detach().argmax(-1) == y).sum(-1)
+        hits += (logits.argmax(-1) == y).sum(-1)
     values = torch.stack(history).cpu()
     if runs[0].holdout:
         values = values.nan_to_num(0.0, 0.0, 0.0)  # told by the search; a checkpoint's JSON knows no NaN
@@ -173,6 +169,33 @@ def _epoch(
         }
         for k in range(len(runs))
     ]
+
+
+@torch.no_grad()
+def _direct(
+    heads: LinearHeads, x: Tensor, y: Tensor, loss: ClassLoss, rows: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits and loss of a batch; the parameters' gradients without autograd, where a linear classifier is all."""
+    logits = heads.classify(x)
+    value, slope = loss.slope(logits, y, rows)
+    heads.learn(x, slope)
+    return logits, {loss.name: value}
+
+
+def _recorded(
+    heads: LinearHeads, x: Tensor, y: Tensor, loss: ClassLoss, rows: Tensor, terms: Terms | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits and the unweighted terms of the loss of a batch; the parameters' gradients of the weighted sum."""
+    z = heads.transform(x, training=True)
+    logits = heads.classify(z)
+    parts = {loss.name: loss(logits, y, rows)}
+    total = parts[loss.name]
+    if terms is not None:
+        for name, value in terms(x, z).items():
+            parts[name] = value
+            total = total + terms.weights[name] * value
+    total.sum().backward()  # type: ignore[no-untyped-call]
+    return logits.detach(), parts
 
 
 def _check_losses(values: Tensor, names: Sequence[str], runs: Sequence[Run], epoch: int) -> None:

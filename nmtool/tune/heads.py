@@ -49,7 +49,12 @@ class LinearHeads:
     @staticmethod
     def bytes_per_head(run: Run, dim: int, classes: int) -> int:
         """Memory of one head while training: parameter, gradient, two moments, and a batch of activations."""
-        return 16 * dim * classes + 8 * run.probe.batch_size * (dim + 3 * classes)
+        return LinearHeads.state_bytes(dim, classes) + 8 * run.probe.batch_size * (dim + 3 * classes)
+
+    @staticmethod
+    def state_bytes(dim: int, classes: int) -> int:
+        """Of that the parameters, gradients and moments of a linear classifier."""
+        return 16 * dim * classes
 
     def transform(self, x: Tensor, *, training: bool) -> Tensor:
         """Z [K, B, D] of features [K, B, D] (or [1, B, D], the same for all heads): here the features themselves."""
@@ -59,9 +64,18 @@ class LinearHeads:
     def classify(self, z: Tensor) -> Tensor:
         """Logits [K, B, C] of Z."""
         weight, bias = self.parameters["classifier.weight"], self.parameters["classifier.bias"]
-        if z.shape[0] == 1 and self.heads > 1:
-            return z.matmul(weight) + bias
-        return torch.baddbmm(bias, z, weight)
+        return torch.baddbmm(bias, z.expand(self.heads, -1, -1), weight)
+
+    @torch.no_grad()
+    def learn(self, x: Tensor, slope: Tensor) -> None:
+        """The parameters' gradients in closed form, where Z is the features themselves: autograd takes longer.
+
+        Args:
+            x: features [K or 1, B, D].
+            slope: gradient of the K losses' sum by the logits, [K, B, C].
+        """
+        self.parameters["classifier.weight"].grad = torch.bmm(x.expand(self.heads, -1, -1).mT, slope)
+        self.parameters["classifier.bias"].grad = slope.sum(1, keepdim=True)
 
     def one(self, k: int) -> Self:
         """Head k alone, as a stack of one that shares its memory."""

@@ -23,11 +23,23 @@ class ClassLoss(Protocol):
     def __call__(self, logits: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         """[K] of logits [K, B, C], labels [K, B] and the training rows [K, B] that they are of."""
 
+    def slope(self, logits: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The same [K], and the gradient [K, B, C] of its sum by the logits; neither is recorded by autograd."""
+
     def state(self) -> dict[str, Tensor]:
         """What it remembers, by name."""
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what ``state`` gave."""
+
+
+def _by_autograd(loss: ClassLoss, logits: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """``ClassLoss.slope`` of a loss that has no closed form here."""
+    with torch.enable_grad():
+        logits = logits.detach().requires_grad_()
+        value = loss(logits, y, rows)
+        (slope,) = torch.autograd.grad(value.sum(), logits)
+    return value.detach(), slope
 
 
 class _Stateless:
@@ -41,6 +53,10 @@ class _Stateless:
         if self.name == "ce":
             return losses.cross_entropy(logits, y)
         return losses.generalized_cross_entropy(logits, y, self._q)
+
+    def slope(self, logits: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        del rows
+        return losses.loss_and_slope(logits, y, self._q if self.name == "gce" else None)
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -60,6 +76,9 @@ class _Early:
     def __call__(self, logits: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         return self._loss(logits, y, rows)
 
+    def slope(self, logits: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return _by_autograd(self, logits, y, rows)
+
     def state(self) -> dict[str, Tensor]:
         return {"target": self._loss.target}
 
@@ -78,6 +97,9 @@ class _Squared:
     def __call__(self, logits: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         del y
         return losses.squared_error(logits[..., 0], self._values[rows])
+
+    def slope(self, logits: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return _by_autograd(self, logits, y, rows)
 
     def state(self) -> dict[str, Tensor]:
         return {}

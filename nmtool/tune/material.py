@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -128,6 +129,7 @@ class Bench:
         advance: tells how many more run-epochs are done.
         crew: the processes that fine-tune together; of one where there are no others.
         spectrum_cache: SVE and LSVR of spaces that several runs share (the features themselves).
+        spectrum_lock: held meanwhile, so that stacks side by side decompose a shared space once.
     """
 
     device: torch.device
@@ -139,6 +141,7 @@ class Bench:
     advance: Callable[[int], None] = lambda done: None
     crew: Crew = field(default_factory=Crew)
     spectrum_cache: dict[tuple[object, ...], tuple[float, float] | None] = field(default_factory=dict)
+    spectrum_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def with_progress(self, advance: Callable[[int], None]) -> Bench:
         """The same bench, telling its progress there."""

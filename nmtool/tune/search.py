@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -192,16 +192,3 @@ def summary_of(rows: Sequence[Mapping[str, Any]], share: float) -> dict[str, Any
 def epochs(candidates: Candidates) -> int:
     """Run-epochs that the candidates take."""
     return sum(run.probe.epochs for tried in candidates.values() for run in tried)
-
-
-def run_all(
-    candidates: Candidates,
-    parts: Callable[[tuple[Run, ...]], list[tuple[Run, ...]]],
-    material: Material,
-    bench: Bench,
-) -> list[dict[str, Any]]:
-    """Train and judge all candidates, stack by stack; ``parts`` says which train together."""
-    every = tuple(run for tried in candidates.values() for run in tried)
-    with bench.report.progress(epochs(candidates), "searching, epochs") as advance:
-        told = bench.with_progress(advance)
-        return [row for part in parts(every) for row in trials(part, material, told)]

@@ -7,13 +7,18 @@ the machine does.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 
+from nmtool.tune.heads import LinearHeads
 from nmtool.tune.material import Overlay
 from nmtool.tune.plan import Run
 from nmtool.tune.subset import hold_out, share
 
 # Parameters, gradients, moments and activations of one stack.
 PLANNED_BYTES: Mapping[str, int] = {"cpu": 2 << 30, "cuda": 16 << 30}
+# Of a stack of linear probes on a CPU parameters, gradients and moments alone, which AdamW passes over in each step:
+# they stay in the cache, and a large stack becomes several, for as many threads.
+LIGHT_BYTES = 16 << 20
 
 
 def stacks(runs: Iterable[Run], overlays: Sequence[Overlay]) -> list[tuple[Run, ...]]:
@@ -40,5 +45,22 @@ def _rows(run: Run, overlays: Sequence[Overlay]) -> tuple[int, int]:
 
 def slices(stack: tuple[Run, ...], bytes_per_head: Callable[[Run], int], device: str) -> list[tuple[Run, ...]]:
     """A stack cut so that each part fits the memory planned for this kind of device; at least one head a part."""
-    heads = max(1, PLANNED_BYTES.get(device, PLANNED_BYTES["cpu"]) // max(1, bytes_per_head(stack[0])))
-    return [stack[i : i + heads] for i in range(0, len(stack), heads)]
+    heads = PLANNED_BYTES.get(device, PLANNED_BYTES["cpu"]) // max(1, bytes_per_head(stack[0]))
+    return _cut(stack, -(-len(stack) // max(1, heads)))
+
+
+def light(run: Run, dim: int, outputs: int) -> bool:
+    """Whether a run is a linear probe by AdamW so small that stacks of its kind go side by side on a CPU."""
+    plain = run.method == "lp" and run.logistic is None and run.cleansing is None
+    return plain and 2 * LinearHeads.state_bytes(dim, outputs) <= LIGHT_BYTES
+
+
+def light_slices(stack: tuple[Run, ...], dim: int, outputs: int) -> list[tuple[Run, ...]]:
+    """A stack of light runs cut so that each part stays in the cache."""
+    return _cut(stack, -(-len(stack) * LinearHeads.state_bytes(dim, outputs) // LIGHT_BYTES))
+
+
+def _cut(stack: tuple[Run, ...], parts: int) -> list[tuple[Run, ...]]:
+    """Into so many parts, about equal."""
+    cuts = [len(stack) * i // parts for i in range(parts + 1)]
+    return [stack[a:b] for a, b in pairwise(cuts)]

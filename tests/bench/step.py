@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from nmtool.artifact.stage import Silence
+from nmtool.encoders.device import keep_freed_memory
 from nmtool.numerics import losses
 from nmtool.tune.config import Config
 from nmtool.tune.fit import fit
@@ -32,6 +33,7 @@ SAMPLE_S = 0.5  # a round of a contender is made of as many steps as take about 
 def bench(sizes: Sizes, work: Path) -> Found:
     """Steps a second, for each dimension and batch size."""
     del work
+    keep_freed_memory()  # as the command does: so that no contender depends on who came first
     found = Found()
     for dim in sizes.step_dims:
         for batch in sizes.step_batches:

@@ -19,6 +19,7 @@ from nmtool.numerics.losses import (
     dominant_singular_value,
     generalized_cross_entropy,
     generalized_cross_entropy_each,
+    loss_and_slope,
 )
 
 SMALL = settings(derandomize=True, max_examples=40, deadline=None)
@@ -321,6 +322,36 @@ def test_cross_entropy_by_hand_and_by_torch():
         assert float(values[k]) == pytest.approx(float(torch.nn.functional.cross_entropy(stack[k], labels)), rel=1e-6)
     own = torch.stack([labels, labels.flip(0), labels])
     assert float(cross_entropy(stack, own)[1]) == pytest.approx(float(cross_entropy(stack[1], labels.flip(0))))
+
+
+@pytest.mark.parametrize("q", [None, 0.1, 0.7, 1.0])
+def test_loss_and_slope_are_those_of_autograd(q):
+    logits, y = 5 * randn(3, 6, 4, dtype=torch.float64), torch.randint(4, (3, 6), generator=torch.Generator())
+
+    def plain(z: Tensor) -> Tensor:
+        p = z.softmax(-1).gather(-1, y.unsqueeze(-1))[..., 0]
+        return (-p.log() if q is None else (1 - p**q) / q).mean(-1)
+
+    loss, slope = loss_and_slope(logits, y, q)
+    torch.testing.assert_close(loss, plain(logits), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(slope, gradient(plain, logits), rtol=1e-10, atol=1e-12)
+    assert not slope.requires_grad
+    one, its = loss_and_slope(logits[1], y[1], q)  # the same of one head alone
+    torch.testing.assert_close((one, its), (loss[1], slope[1]))
+    # labels of probability 0 in float32: GCE is flat there, the cross-entropy has slope 1
+    far = torch.tensor([[200.0, 0.0]])
+    loss, slope = loss_and_slope(far, torch.tensor([1]), q)
+    want = (200.0, [[1.0, -1.0]]) if q is None else (1 / q, [[math.exp(-200 * q), -math.exp(-200 * q)]])
+    assert float(loss) == pytest.approx(want[0])
+    torch.testing.assert_close(slope, torch.tensor(want[1]))
+
+
+def test_loss_and_slope_of_half_precision_is_computed_in_float32():
+    logits, y = randn(6, 4, dtype=torch.float16), torch.tensor([0, 1, 2, 3, 0, 1])
+    loss, slope = loss_and_slope(logits, y)
+    wide, its = loss_and_slope(logits.float(), y)
+    assert loss == wide
+    assert torch.equal(slope, its.half())
 
 
 @pytest.mark.parametrize("q", [0.1, 0.7, 1.0])
