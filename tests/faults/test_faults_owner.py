@@ -91,6 +91,7 @@ def test_a_slow_run_whose_folder_was_taken_makes_another(place: Path, ok: Callab
         out, err = run.communicate(timeout=120)
     finally:
         run.kill()
+        run.communicate()
     assert (run.returncode, out) == (0, "out\n"), err
     assert open_artifact(place / "out").manifest.content == first["content"]
     assert sorted(p.name for p in place.iterdir()) == ["out", "x.npz"]
