@@ -486,11 +486,12 @@ def _create(out: Path, key: str, recipe: Recipe) -> Staging:
         path = folder / (_prefix(out, key) + secrets.token_hex(16))
         try:
             path.mkdir()
-        except FileNotFoundError:
-            # Another run of this folder just ended and swept the empty staging folder away.
+            _put(path, "owner.json", this_process().to_bytes())
+        except (FileNotFoundError, BusyError):
+            # Another run of this folder just ended and swept the empty staging folder away; or, where locks do not
+            # work, one took ours away before it said whose it is (``_clear``).
             time.sleep(0.001 * attempt)
             continue
-        _put(path, "owner.json", this_process().to_bytes())
         _put(path, "recipe.json", fmt.canonical(recipe.to_json()))
         return Staging(path, {}, 0)
     raise CannotCreateError(f"{out.parent / STAGING} keeps vanishing", "a folder that stays")
@@ -506,8 +507,11 @@ def _adopt(out: Path, key: str) -> Staging | None:
             continue
         try:
             owner = Owner.from_bytes((theirs / "owner.json").read_bytes())
+        except FileNotFoundError:
+            _clear(theirs)
+            continue
         except OSError:
-            owner = None
+            continue
         if not is_dead(owner):
             continue
         mine = folder / (prefix + secrets.token_hex(16))
@@ -527,6 +531,19 @@ def _adopt(out: Path, key: str) -> Staging | None:
         else:
             shutil.rmtree(mine, ignore_errors=True)
     return best
+
+
+def _clear(theirs: Path) -> None:
+    """Remove what a run left that was killed before it said whose folder it is.
+
+    That needs no proof of its death. Before its owner's name a folder holds nothing but that name, not renamed yet,
+    and only these two are removed: where there is more, ``rmdir`` fails, and nothing is lost. A run that lives, and
+    only was slow (and locks do not work, or it would hold ours), makes another folder: ``_create``.
+    """
+    with contextlib.suppress(OSError):
+        for stray in theirs.glob("owner.json.*.tmp"):
+            stray.unlink(missing_ok=True)
+        theirs.rmdir()
 
 
 def _finish_sealed(out: Path, key: str, recipe: Recipe, session: Session) -> Artifact | None:

@@ -284,8 +284,8 @@ def read_features(artifact: Artifact, split: str, source: str = "") -> FeatureTa
     )
 
 
-def usable_rows(table: FeatureTable, what: str, report: Reporter) -> Bool:
-    """bool [N]: encoded and labelled; tells of the others.
+def encoded_rows(table: FeatureTable) -> Bool:
+    """bool [N]: those with features, whether or not they have a label.
 
     Raises:
         DataError: features that are not finite in rows marked good.
@@ -298,8 +298,14 @@ def usable_rows(table: FeatureTable, what: str, report: Reporter) -> Bool:
             "finite features, or rows marked as skipped",
             "extract again with --on-error skip, or with --dtype float32",
         )
+    return table.ok
+
+
+def usable_rows(table: FeatureTable, what: str, report: Reporter) -> Bool:
+    """bool [N]: encoded and labelled; tells of the others; errors as of ``encoded_rows``."""
+    encoded = encoded_rows(table)
     known = table.labels.values >= 0 if table.targets is None else np.isfinite(table.targets)
-    usable: Bool = table.ok & known
+    usable: Bool = encoded & known
     if not usable.all():
         skipped, unlabelled = int(np.sum(~table.ok)), int(np.sum(table.ok & ~known))
         report.warning(

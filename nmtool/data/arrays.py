@@ -1,8 +1,10 @@
 """``arrays:FILE.npz``: samples as arrays, ``X_SPLIT`` with ``y_SPLIT``, and ``classes``.
 
 ``X`` is uint8 [n, H, W, 3], [n, H, W, 1] or [n, H, W] (images), or floating [n, D] (ready-made features; rows that are
-not finite are taken in as they are, and marked by ``extract``). ``y`` is whole numbers [n], -1 unlabelled, or names;
-where it is missing, all rows are unlabelled. Other keys are ignored. Sample ids are row numbers, ``train/000012``.
+not finite are taken in as they are, and marked by ``extract``). ``y`` is whole numbers [n], -1 unlabelled, or names,
+or floating: real numbers for regression, whatever their values, NaN or infinite where there is none (as a floating
+column of a Parquet table is). Where it is missing, all rows are unlabelled. Other keys are ignored. Sample ids are row
+numbers, ``train/000012``. Refuses class names beside real numbers, and splits whose labels are of different sorts.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ from nmtool.artifact.memo import Memo
 from nmtool.data import files
 from nmtool.data.dataset import Dataset, Indexed
 from nmtool.data.ids import numbered_ids
-from nmtool.data.index import check_id, make_splits
+from nmtool.data.index import check_id, combined, make_splits
 from nmtool.data.labels import MAX_CLASSES, classes_of, names_of, numbered
 from nmtool.data.npz import Member, Npz
 from nmtool.errors import DataError
-from nmtool.records import UNLABELLED, Int, SampleIndex, check_split
+from nmtool.records import UNLABELLED, Float, Int, SampleIndex, check_split
 
 _WANTED = "X_SPLIT and y_SPLIT, as X_train, y_train, X_test, y_test"
 _CLASSES_BYTES = 64 << 20
@@ -34,10 +36,17 @@ class _ArraysDataset(Indexed):
     """Rows of an npz file; arrays that can't be read by rows are unpacked once, on first use."""
 
     def __init__(
-        self, *, uri: str, kind: str, splits: dict[str, SampleIndex], classes: tuple[str, ...], npz: Npz
+        self,
+        *,
+        uri: str,
+        kind: str,
+        splits: dict[str, SampleIndex],
+        classes: tuple[str, ...],
+        npz: Npz,
+        targets: dict[str, Float] | None,
     ) -> None:
-        super().__init__(uri=uri, kind=kind, splits=splits, classes=classes)
-        self._npz = npz
+        super().__init__(uri=uri, kind=kind, splits=splits, classes=classes, remarks=_remarks(npz, targets or {}))
+        self._npz, self._targets = npz, targets
         self._unpacked: dict[str, npt.NDArray[Any]] = {}
         self._lock = threading.Lock()
 
@@ -62,6 +71,10 @@ class _ArraysDataset(Indexed):
         """All rows of ``split``, float [n, D], in the file's precision."""
         return self._npz.whole(f"X_{split}") if self.kind == "features" else super().features(split)
 
+    def targets(self, split: str) -> Float | None:
+        """Real-number labels float64 [n], NaN where there is none; None where the labels are classes."""
+        return None if self._targets is None else self._targets[split]
+
 
 def open_arrays(where: str, *, uri: str, memo: Memo) -> Dataset:
     """Index the npz file ``where``.
@@ -81,21 +94,31 @@ def open_arrays(where: str, *, uri: str, memo: Memo) -> Dataset:
         if key.startswith("y_") and key.removeprefix("y_") not in members:
             raise DataError(f"{npz.name} has {key} and no X_{key.removeprefix('y_')}", _WANTED)
     kind = _kind([members[split] for split in sorted(members)], npz.name)
-    labels, classes = _labels(npz, {check_split(split): member.shape[0] for split, member in sorted(members.items())})
+    rows = {check_split(split): member.shape[0] for split, member in sorted(members.items())}
+    labels, classes, targets = _labels(npz, rows)
     splits = make_splits(
         kind=kind,
         classes=classes,
         rows={split: (numbered_ids(split, len(values)), values) for split, values in labels.items()},
-        contents=lambda split: _contents(npz, f"X_{split}"),
+        contents=lambda split: _contents(npz, f"X_{split}", None if targets is None else targets[split]),
         memo=memo,
         question=["arrays", os.fsencode(path).hex(), list(npz.identity)],
         trusted=npz.settled,
     )
-    return _ArraysDataset(uri=uri, kind=kind, splits=splits, classes=classes, npz=npz)
+    return _ArraysDataset(uri=uri, kind=kind, splits=splits, classes=classes, npz=npz, targets=targets)
 
 
-def _contents(npz: Npz, key: str) -> Iterator[str]:
-    """Hex sha256 of each row: of its type, shape and little-endian bytes."""
+def _contents(npz: Npz, key: str, targets: Float | None) -> Iterator[str]:
+    """Hex sha256 of each row: of its type, shape and little-endian bytes, and of its label that is a real number."""
+    if targets is None:
+        yield from _samples(npz, key)
+        return
+    for sample, target in zip(_samples(npz, key), targets.tolist(), strict=True):
+        yield combined(sample, repr(target))
+
+
+def _samples(npz: Npz, key: str) -> Iterator[str]:
+    """Hex sha256 of each row of X."""
     head: Any = None
     for block in npz.blocks(key):
         block = block.astype(block.dtype.newbyteorder("<"), copy=False)
@@ -139,8 +162,8 @@ def _unfit(member: Member, name: str) -> DataError:
     )
 
 
-def _labels(npz: Npz, rows: dict[str, int]) -> tuple[dict[str, Int], tuple[str, ...]]:
-    """Labels by split and the class names."""
+def _labels(npz: Npz, rows: dict[str, int]) -> tuple[dict[str, Int], tuple[str, ...], dict[str, Float] | None]:
+    """Class labels by split, the class names, and the labels that are real numbers."""
     given: dict[str, npt.NDArray[Any]] = {}
     for split, n in rows.items():
         member = npz.members.get(f"y_{split}")
@@ -150,13 +173,51 @@ def _labels(npz: Npz, rows: dict[str, int]) -> tuple[dict[str, Int], tuple[str, 
             raise DataError(f"y_{split} of {npz.name} has shape {list(member.shape)}", f"[{n}], one label a row")
         given[split] = npz.whole(f"y_{split}")
     names = _class_names(npz)
+    if any(values.dtype.kind == "f" for values in given.values()):
+        targets = _numbers(given, rows, names, npz.name)
+        return {split: np.full(n, UNLABELLED, np.int64) for split, n in rows.items()}, (), targets
     if given and all(values.dtype.kind == "U" for values in given.values()):
-        return _named(given, rows, names, npz.name)
+        return *_named(given, rows, names, npz.name), None
     known = len(names) if names is not None else None
     labels = {split: numbered(values, f"y_{split} of {npz.name}", known) for split, values in given.items()}
     if names is None:
         names = names_of(np.concatenate(list(labels.values()))) if labels else ()
-    return {split: labels.get(split, np.full(n, UNLABELLED, np.int64)) for split, n in rows.items()}, names
+    return {split: labels.get(split, np.full(n, UNLABELLED, np.int64)) for split, n in rows.items()}, names, None
+
+
+def _numbers(
+    given: dict[str, npt.NDArray[Any]], rows: dict[str, int], names: tuple[str, ...] | None, name: str
+) -> dict[str, Float]:
+    """Labels that are real numbers, float64 [n] by split; all NaN for a split without any."""
+    for split, values in given.items():
+        if values.dtype.kind != "f" or values.dtype.itemsize > 8:
+            shown = ", ".join(f"y_{each}: {array.dtype}" for each, array in given.items())
+            raise DataError(
+                f"labels of {name} that are not all of one sort ({shown})",
+                f"float64 or less in y_{split}, as real numbers, or no floating labels at all",
+                f'convert it: y_{split}.astype("float64")',
+            )
+    if names is not None:
+        shown = ", ".join(f"y_{each}: {array.dtype}" for each, array in given.items())
+        raise DataError(
+            f"{name} has classes and labels that are real numbers ({shown})",
+            "whole numbers where there are classes, or real numbers without classes",
+            'for classes save y.astype("int64")',
+        )
+    return {
+        split: given[split].astype(np.float64) if split in given else np.full(n, np.nan) for split, n in rows.items()
+    }
+
+
+def _remarks(npz: Npz, targets: dict[str, Float]) -> list[str]:
+    """Classes that were saved as floating by mistake look like this."""
+    told = np.concatenate([values[np.isfinite(values)] for values in targets.values()]) if targets else np.zeros(0)
+    if not told.size or np.any(told != np.floor(told)):
+        return []
+    return [
+        f"the labels of {npz.name} are floating and all whole numbers ({told[0]:g}, …): "
+        "they are taken as real numbers; if they are classes, save them as integers"
+    ]
 
 
 def _named(

@@ -105,9 +105,11 @@ def make_plan(dataset: Dataset, config: Config, validation: str | float | None, 
     images at the same time.
 
     Raises:
-        DataError: labels of another dataset or split, fewer than two classes or rows.
+        DataError: labels of another dataset or split, fewer than two classes or rows, or real numbers.
     """
     index = dataset.splits[config.split]
+    if dataset.targets(config.split) is not None:
+        raise DataError(f"split {config.split} of {config.data} has real numbers as labels", "class labels")
     clean = np.asarray(index.labels.values)
     noisy = clean
     if labels is not None:

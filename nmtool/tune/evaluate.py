@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,6 +33,10 @@ _OF_CLASSES = (
     *("accuracy", "macro_f1", "mean_per_class", "matthews", "calibration_error", "never_predicted"),
     *("best_accuracy", "best_epoch"),
 )
+_CORRELATIONS: Mapping[str, Callable[[Array, Float], float]] = {
+    "pearson": metrics.pearson_correlation,
+    "spearman": metrics.spearman_correlation,
+}
 _DIRECT_BELOW = 2**20  # elements: below, LAPACK on the matrix itself is fast; above, the smaller Gram matrix is
 
 
@@ -85,6 +89,37 @@ def held_out(heads: LinearHeads, feed: Feed) -> list[float]:
         x, y = feed.batch(rows[:, part])
         hits += (heads.classify(heads.transform(x, training=False)).argmax(-1) == y).sum(-1)
     return [float(h) / rows.shape[1] for h in hits.double().cpu()]
+
+
+@torch.no_grad()
+def held_out_numbers(heads: LinearHeads, feed: Feed) -> Array:
+    """Real numbers float32 [K, h] that each head gives of the rows that its search holds out."""
+    rows = feed.held
+    parts = []
+    for part in blocks(rows.shape[1], 4 * heads.heads * (heads.row_width + 1)):
+        x, _ = feed.batch(rows[:, part])
+        parts.append(heads.classify(heads.transform(x, training=False))[..., 0])
+    found: Array = torch.cat(parts, dim=1).cpu().numpy()
+    return found
+
+
+def held_out_score(metric: str, predicted: Array, values: Float) -> tuple[float | None, float | None]:
+    """What a search goes by where labels are real numbers: the measure that counts, and the mean squared error.
+
+    Args:
+        metric: ``pearson`` or ``spearman``.
+        predicted: [h] of one head on the rows held out.
+        values: float64 [h] their labels.
+
+    Returns:
+        The measure is None where the labels leave it undefined (one row, or all alike), and 0 where the predictions are
+        all alike; both are None where a prediction is not finite.
+    """
+    if not np.isfinite(predicted).all():
+        return None, None
+    error = float(np.mean((predicted.astype(np.float64) - values) ** 2))
+    told = len(values) > 1 and values.min() < values.max()
+    return (_CORRELATIONS[metric](predicted, values) if told else None), error
 
 
 def scores_of(

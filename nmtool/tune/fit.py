@@ -103,7 +103,7 @@ def fit(
             before(epoch, heads)
         rows = _epoch(heads, adamw, feed, loss, terms, runs, epoch)
         looks: dict[str, Sequence[float | None]] = {}
-        if target.values is not None:
+        if target.values is not None and not candidates:
             looks = {"pearson": evaluate.correlations(heads, feed, target.X, target.values)}
         elif not candidates:
             looks = {"accuracy": evaluate.correct(heads, feed, target.X, truth)}

@@ -51,6 +51,7 @@ class Method:
         doc: one line.
         fit: ``module:name`` of a ``Fit``, for methods that ``--search`` can search; else empty.
         real: it also trains on labels that are real numbers, by a head of one output.
+        drawn: something of a run comes from its seed; else one run stands for all seeds.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Method:
     doc: str
     fit: str = ""
     real: bool = False
+    drawn: bool = True
 
     def resolve(self) -> Tune:
         """The function itself; imports what the method needs."""
@@ -133,6 +135,7 @@ _TABLE = (
         name="zeroshot",
         needs=frozenset({"features", "towers"}),
         function="nmtool.tune.zeroshot:tune",
+        drawn=False,
         doc="class prompts through open_clip's text tower against projected features; nothing is trained",
     ),
     Method(

@@ -30,6 +30,7 @@ from nmtool.tune.axes import (
 )
 from nmtool.tune.config import Config
 from nmtool.tune.defaults import PROBE_SCALE
+from nmtool.tune.method import method_named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,9 +347,15 @@ def seeds(config: Config) -> tuple[int, ...]:
     return chosen
 
 
+def seeds_of(config: Config, method: str) -> tuple[int, ...]:
+    """``seeds``; of a method that draws nothing the first alone: runs of the others would be equal."""
+    return seeds(config)[: None if method_named(method).drawn else 1]
+
+
 def expand(config: Config, overlays: int, dim: int, column: str = "") -> tuple[Run, ...]:
     """Every run: the product of methods, each method's own lists, labels, fractions and seeds, in that order.
 
+    A method that draws nothing has one seed, the first.
     Under ``--search`` the lists that are searched are no product: a run has their first values until ``settle``.
 
     Args:
@@ -362,12 +369,13 @@ def expand(config: Config, overlays: int, dim: int, column: str = "") -> tuple[R
         if not 0 < fraction <= 1:
             raise UsageError(f"--fraction has {fraction:g}", "shares above 0 and at most 1")
     runs: list[Run] = []
+    draws = range(max(1, overlays))
     for name, lists in axes(config, dim, column).items():
         method = name.split("/")[0]
         looked = SEARCHED["lbfgs" if "solver" in lists else ""] if config.search else ()
         for values in itertools.product(*(v[:1] if k in looked else v for k, v in lists.items())):
             parts = _parts(method, dict(zip(lists, values, strict=True)))
-            for labels, fraction, seed in itertools.product(range(max(1, overlays)), fractions, seeds(config)):
+            for labels, fraction, seed in itertools.product(draws, fractions, seeds_of(config, method)):
                 runs.append(
                     Run(
                         index=len(runs),

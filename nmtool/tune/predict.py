@@ -16,10 +16,10 @@ import torch
 from nmtool.artifact.arrays import array_shape
 from nmtool.artifact.open import Artifact
 from nmtool.artifact.stage import Reporter
-from nmtool.artifact.typed import STORE, feature_splits, read_features
+from nmtool.artifact.typed import STORE, encoded_rows, feature_splits, read_features
 from nmtool.errors import DataError, InputMissingError
 from nmtool.numerics.metrics import pearson_correlation
-from nmtool.records import FeatureTable, Int, Labels
+from nmtool.records import FeatureTable, Labels
 from nmtool.tune import evaluate, knn
 from nmtool.tune.inputs import Source
 from nmtool.tune.outcome import Array
@@ -143,7 +143,7 @@ def predict(
     with report.progress(len(runs) * len(splits), "predicting, runs") as advance:
         for split in splits:
             table = read_features(artifact, split, shown)
-            rows = _usable(table)
+            rows = np.flatnonzero(encoded_rows(table))
             left_out += len(table.ok) - len(rows)
             X = torch.from_numpy(table.features[rows].astype(np.float32)).to(device)
             ids = [table.ids[int(row)] for row in rows]
@@ -203,19 +203,6 @@ def _of_numbers(
 
 def _where(run: Run, split: str, ids: Sequence[str]) -> dict[str, Any]:
     return {"run": np.full(len(ids), run.index, dtype=np.int32), "split": [split] * len(ids), "sample": list(ids)}
-
-
-def _usable(table: FeatureTable) -> Int:
-    """Rows with features; those not marked must be finite."""
-    bad = np.flatnonzero(table.ok & ~np.isfinite(table.features).all(axis=1))
-    if bad.size:
-        raise DataError(
-            f"{bad.size} rows of split {table.split} of {table.source} are not finite "
-            f"(first: {table.ids[int(bad[0])]!r})",
-            "finite features, or rows marked as skipped",
-            "extract again with --on-error skip, or with --dtype float32",
-        )
-    return np.flatnonzero(table.ok).astype(np.int64)
 
 
 def known_classes(heads: Heads, labels: Labels) -> Array:

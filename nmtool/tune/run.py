@@ -21,7 +21,7 @@ from nmtool.tune.backbones import column_of
 from nmtool.tune.config import Config
 from nmtool.tune.inputs import Inputs
 from nmtool.tune.method import method_named
-from nmtool.tune.unread import unread
+from nmtool.tune.unread import equal_seeds, unread
 
 if TYPE_CHECKING:
     from nmtool.tune.crew import Crew
@@ -54,6 +54,8 @@ def run(config: Config, session: Session) -> ArtifactRef:
     ignored = unread(asked, axes(config, found.dim, column_of(found.train.encoder)))
     if ignored and session.ranks.rank == 0:
         session.report.warning(f"{', '.join(ignored)}: read by no method of this call ({', '.join(config.method)})")
+    for line in equal_seeds(config, plan.seeds(config)) if session.ranks.rank == 0 else ():
+        session.report.warning(line)
 
     def build(staging: Staging | None) -> dict[str, object]:
         return _build(config, session, found, runs, staging, crew)
@@ -100,9 +102,10 @@ def _produce(
 def _recipe(config: Config, found: Inputs) -> Recipe:
     """Resolved values only, of the methods asked: what is spelled out or left to its default has one key."""
     methods = axes(config, found.dim, column_of(found.train.encoder))
+    seeds, drawn = plan.seeds(config), [m for m in config.method if method_named(m).drawn]
     resolved: dict[str, object] = {
         "methods": methods,
-        "seeds": list(plan.seeds(config)),
+        "seeds": list(seeds if drawn else seeds[:1]),
         "fraction": list(config.fraction),
         "train": found.train.split,
         "test": found.targets[0].split,
@@ -112,6 +115,8 @@ def _recipe(config: Config, found: Inputs) -> Recipe:
     }
     if config.search:
         resolved["search_holdout"] = config.search_holdout
+    if len(seeds) > 1 and 0 < len(drawn) < len(config.method):
+        resolved["one_seed"] = [m for m in config.method if m not in drawn]
     metric = task.metric_of(config, found)
     if metric != "accuracy":
         resolved["metric"] = metric

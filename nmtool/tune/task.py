@@ -26,7 +26,7 @@ def settled(config: Config, found: Inputs) -> Config:
     """The settings with loss, epochs and schedule as the features ask for, where they are unset.
 
     Raises:
-        UsageError: a method, loss, solver, search, labels or measure that is not for such labels.
+        UsageError: a method, loss, solver, labels or measure that is not for such labels.
     """
     real = found.train.real
     (_check_real if real else _check_classes)(config, found)
@@ -52,8 +52,6 @@ def _check_real(config: Config, found: Inputs) -> None:
         raise UsageError(f"--loss {','.join(config.loss)} on {what}", f"--loss {REAL_LOSS}: the others are for classes")
     if config.solver != ("adamw",):
         raise UsageError(f"--solver {','.join(config.solver)} on {what}", "--solver adamw: L-BFGS is for classes")
-    if config.search:
-        raise UsageError(f"--search on {what}", "rates and decays as lists: a search goes by accuracy")
     if set(config.cleanse or ()) - {"none"}:
         raise UsageError(f"--cleanse {','.join(config.cleanse or ())} on {what}", "--cleanse none: it asks for classes")
     if config.labels:
@@ -68,7 +66,8 @@ def _check_classes(config: Config, found: Inputs) -> None:
         raise UsageError(
             f"--loss {REAL_LOSS} on {what}",
             "one of " + ", ".join(HEAD_LOSSES) + f": {REAL_LOSS} is for numbers",
-            "whole numbers are taken for classes: write scores with a decimal point (4.0), in a table of texts",
+            "whole numbers are taken for classes: write scores with a decimal point (4.0), in a table of texts, "
+            "or as floating y in arrays",
         )
     if config.metric in REAL_METRICS:
         wanted = ", ".join(name for name in METRICS if name not in REAL_METRICS)

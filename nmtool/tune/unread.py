@@ -1,4 +1,4 @@
-"""Settings that were given and that no method of the call reads: told, so that nobody thinks they did anything.
+"""Settings that were given and change nothing: told, so that nobody thinks they did anything.
 
 They are no error: one configuration serves several calls, and a list of methods has settings that some of them read.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 from nmtool.tune.axes import AXES, CLEANSED, EARLY, ON_ROWS, TURN_LATER, WHITE_BOX
 from nmtool.tune.config import Config
+from nmtool.tune.method import method_named
 
 # Settings that choose among lists of settings, or stand beside them; else the lists say who reads a setting.
 _READERS: Mapping[str, tuple[str, ...]] = {
@@ -45,3 +46,31 @@ def unread(config: Config, lists: Mapping[str, Mapping[str, Any]]) -> tuple[str,
             continue
         found.append("--" + name.replace("_", "-"))
     return tuple(sorted(found))
+
+
+def equal_seeds(config: Config, seeds: tuple[int, ...]) -> tuple[str, ...]:
+    """Sentences on methods of the call whose runs of several seeds are equal, or would be.
+
+    Args:
+        config: what was asked, settled.
+        seeds: all of them.
+    """
+    if len(seeds) < 2:
+        return ()
+    lines = []
+    for name in config.method:
+        if not method_named(name).drawn:
+            rest = ", ".join(map(str, seeds[1:]))
+            lines.append(
+                f"{name}: one run, of seed {seeds[0]}; nothing is drawn, and runs of seeds {rest} would equal it"
+            )
+    if 1.0 in config.fraction:
+        alike = ["knn"] if "knn" in config.method else []
+        if "lp" in config.method and "lbfgs" in config.solver and not config.search:
+            alike.append("lp --solver lbfgs")
+        lines += [
+            f"{name}: runs of several seeds are equal at --fraction 1, where a seed has no rows to choose: "
+            "their deviation of 0 says nothing"
+            for name in alike
+        ]
+    return tuple(lines)

@@ -2,7 +2,7 @@
 
 The head is a linear classifier on features of unit length: its weights are the model's own logit scale times the class
 prototypes, its intercepts are 0. So it is asked, exported and loaded as a linear probe is. Training rows tell which
-classes there are, and nothing else; seeds, shares and labels change nothing.
+classes there are, and nothing else; shares and labels change nothing, and of several seeds ``plan`` makes one run.
 """
 
 from __future__ import annotations

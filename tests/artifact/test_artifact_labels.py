@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from nmtool.artifact.key import Recipe
 from nmtool.artifact.open import Artifact, open_artifact
 from nmtool.artifact.stage import Session, Staging, produce
 from nmtool.errors import CorruptError, DataError
-from nmtool.records import Labels, NoisyLabels, TextColumn
+from nmtool.records import FeatureTable, Labels, NoisyLabels, TextColumn
 
 IDS = st.lists(st.text("ab/é", max_size=3), unique=True, min_size=1, max_size=12)
 
@@ -138,3 +139,35 @@ def test_captions_are_no_class_labels() -> None:
     labels = Labels(values=np.arange(3), classes=("x", "y", "z"))
     with pytest.raises(DataError, match="captions"):
         typed.join_labels(captions, ["a", "b", "c"], labels, "here")
+
+
+class _News:
+    """A reporter that keeps warnings."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def warning(self, message: str) -> None:
+        self.said.append(message)
+
+
+def test_rows_with_features_and_those_of_them_with_a_label() -> None:
+    """Predictions need the first, training the second; a good row that is not finite is neither's."""
+    features = np.array([[0.0], [1.0], [np.nan], [3.0]])
+    table = FeatureTable(
+        source="f",
+        split="train",
+        ids=["a", "b", "c", "d"],
+        features=features,
+        labels=Labels(values=np.array([0, -1, 1, 1]), classes=("x", "y")),
+        ok=np.array([True, True, False, True]),
+        content="sha256:" + "0" * 64,
+    )
+    news: Any = _News()
+    assert typed.encoded_rows(table).tolist() == [True, True, False, True]
+    assert typed.usable_rows(table, "training", news).tolist() == [True, False, False, True]
+    assert news.said == ["training split train of f: 1 rows without features and 1 without a label of 4 are left out"]
+    bad = dataclasses.replace(table, ok=np.array([True, True, True, True]))
+    for ask in (typed.encoded_rows, lambda t: typed.usable_rows(t, "training", news)):
+        with pytest.raises(DataError, match=r"1 rows of split train of f are not finite .first: 'c'."):
+            ask(bad)

@@ -23,6 +23,7 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (20, 5, 4, 3), dtype=np.uint8)
 FEATURES = RNG.normal(size=(20, 6)).astype(np.float32)
 LABELS = np.arange(20) % 3
+SCORES = RNG.normal(size=20)
 
 Save = Callable[..., Path]
 
@@ -86,6 +87,46 @@ def test_features(save: Save, nothing: Memo, dtype: str) -> None:
     assert np.array_equal(got, values, equal_nan=True)
     with pytest.raises(DataError, match="no images"):
         data.image("train", 0)
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f8"])
+@pytest.mark.parametrize("X", [FEATURES, IMAGES], ids=["features", "images"])
+def test_labels_that_are_real_numbers(save: Save, nothing: Memo, X: Any, dtype: str) -> None:
+    scores = SCORES.astype(dtype)
+    scores[[2, 3]] = np.nan, np.inf
+    data = opened(save(X_train=X, y_train=scores, X_test=X[:3]), nothing)
+    assert data.classes == ()
+    assert data.remarks == ()
+    found = data.targets("train")
+    assert found is not None
+    assert found.dtype == np.float64
+    assert np.array_equal(found, scores.astype(np.float64), equal_nan=True)
+    assert np.isnan(data.targets("test")).all()  # type: ignore[arg-type]
+    assert set(data.splits["train"].labels.values.tolist()) == {-1}
+
+
+def test_classes_are_no_real_numbers(save: Save, nothing: Memo) -> None:
+    assert opened(save(X_train=FEATURES, y_train=LABELS), nothing).targets("train") is None
+
+
+def test_whole_numbers_that_are_floating_are_real_numbers_and_that_is_told(save: Save, nothing: Memo) -> None:
+    """The type decides, as in a Parquet column: else a score that happened to be whole would change the task."""
+    data = opened(save(X_train=FEATURES, y_train=LABELS.astype(np.float32)), nothing)
+    assert np.array_equal(data.targets("train"), LABELS)  # type: ignore[arg-type]
+    (said,) = data.remarks
+    assert "all whole numbers (0, …): they are taken as real numbers; if they are classes, save them as int" in said
+
+
+def test_the_digest_changes_with_a_score(tmp_path: Path, nothing: Memo) -> None:
+    digests = []
+    other, lost = SCORES.copy(), SCORES.copy()
+    other[7] += 1e-12
+    lost[7] = np.nan
+    for k, y in enumerate((SCORES, other, lost, SCORES.astype(">f8"), LABELS, None)):
+        np.savez(tmp_path / f"{k}.npz", X_train=FEATURES, **({} if y is None else {"y_train": y}))
+        digests.append(opened(tmp_path / f"{k}.npz", nothing).splits["train"].digest)
+    assert digests[0] == digests[3]
+    assert len(set(digests)) == 5
 
 
 def test_fortran_order_is_another_layout_of_the_same(tmp_path: Path, nothing: Memo) -> None:
@@ -156,7 +197,18 @@ def test_labels_by_name_follow_the_classes_given(save: Save, nothing: Memo) -> N
         ({"X_train": IMAGES, "y_test": LABELS}, "y_test and no X_test"),
         ({"X_train": IMAGES, "y_train": LABELS[:5]}, r"shape \[5\].*\[20\]"),
         ({"X_train": IMAGES, "y_train": LABELS.reshape(20, 1)}, "shape"),
-        ({"X_train": IMAGES, "y_train": LABELS.astype(float)}, "float64.*whole numbers"),
+        ({"X_train": IMAGES, "y_train": LABELS.astype(complex)}, "complex128.*whole numbers"),
+        ({"X_train": IMAGES, "y_train": LABELS > 0}, "bool.*whole numbers"),
+        (
+            {"X_train": FEATURES, "y_train": SCORES, "X_test": FEATURES, "y_test": LABELS},
+            r"one sort \(y_test: int64, y_train: float64\).*y_test.astype",
+        ),
+        ({"X_train": FEATURES, "y_train": SCORES.astype(np.longdouble)}, 'one sort.*y_train.astype."float64"'),
+        (
+            {"X_train": FEATURES, "y_train": SCORES, "classes": np.array(["a", "b"])},
+            "has classes and labels that are",
+        ),
+        ({"X_train": FEATURES, "y_train": SCORES[:5]}, r"shape \[5\].*\[20\]"),
         ({"X_train": IMAGES, "y_train": LABELS - 2}, r"7 labels out of range \(row 0: -2"),
         ({"X_train": IMAGES, "y_train": LABELS, "classes": np.array(["a", "b"])}, "row 2: 2.*0 to 1"),
         ({"X_train": IMAGES, "y_train": np.full(20, 2**64 - 1, np.uint64)}, "out of range"),

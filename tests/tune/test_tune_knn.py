@@ -182,3 +182,19 @@ def test_wrong_numbers_are_refused(pixels: Given, store: Path) -> None:
     ):
         with pytest.raises(UsageError, match=words):
             tune(store, pixels.features, method="knn", **settings)
+
+
+def test_seeds_that_choose_no_rows_are_told(pixels: Given, store: Path) -> None:
+    """At the whole split the runs are equal; a share of it each seed chooses for itself, and nothing is said."""
+    for settings, name in (({"method": "knn"}, "knn"), ({"solver": "lbfgs"}, "lp --solver lbfgs")):
+        notes = Notes()
+        rows = results(tune(store, pixels.features, notes, seeds=(0, 1), fraction=(0.2, 1.0), **settings))
+        by_share = {f: [r["accuracy"] for r in rows if r["fraction"] == f] for f in (0.2, 1.0)}
+        assert by_share[1.0][0] == by_share[1.0][1]
+        assert by_share[0.2][0] != by_share[0.2][1]
+        said = [line for line in notes.warnings if "of several seeds" in line]
+        assert [line.partition(":")[0] for line in said] == [name]
+        notes = Notes()
+        tune(store, pixels.features, notes, seeds=(0, 1), fraction=0.2, **settings)
+        tune(store, pixels.features, notes, seeds=(0,), **settings)
+        assert not [line for line in notes.warnings if "of several seeds" in line]

@@ -112,7 +112,6 @@ def test_the_probe_solves_least_squares(ok: Ok, tmp_path: Path) -> None:
         (("--method", "turn"), "real numbers"),
         (("--loss", "ce"), "--loss ce on"),
         (("--solver", "lbfgs"), "--solver lbfgs on"),
-        (("--search",), "--search on"),
         (("--metric", "accuracy"), "--metric accuracy on"),
         (("--cleanse", "once"), "--cleanse once on"),
     ],

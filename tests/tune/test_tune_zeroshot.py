@@ -75,6 +75,27 @@ def test_through_the_command_line(clip: Given, ok: Callable[..., Any], tmp_path:
     assert meta["config"]["template"] == list(TEMPLATES)
 
 
+def test_of_several_seeds_there_is_one_run(clip: Given, ok: Callable[..., Any], tmp_path: Path) -> None:
+    """Nothing is drawn: no mean and deviation of equal runs; labels and shares are still lines of their own."""
+    features = clip.features.path
+    argv = ("tune", features, "--template", TEMPLATES[0], "--epochs", "2", "--json")
+    ran = ok(*argv, "--method", "zeroshot", "--seeds", "4,5,6")
+    assert [(r["run"], r["seed"]) for r in ran.json["results"]] == [(0, 4)]
+    assert "zeroshot: one run, of seed 4; nothing is drawn, and runs of seeds 5, 6 would equal it" in ran.err
+    alone = ok(*argv, "--method", "zeroshot", "--seed", "4")
+    assert (alone.json["key"], alone.json["cached"]) == (ran.json["key"], True)
+    assert "one run" not in alone.err
+    both = ok(*argv, "--method", "lp,zeroshot", "--seeds", "4,5", "--fraction", "0.5,1", "--labels", clip.labels.path)
+    rows = both.json["results"]
+    assert [(r["method"], r["seed"], r["fraction"]) for r in rows] == [
+        *(("lp", seed, share) for share in (0.5, 1.0) for seed in (4, 5)),
+        *(("zeroshot", 4, share) for share in (0.5, 1.0)),
+    ]
+    assert len({r["accuracy"] for r in rows if r["method"] == "zeroshot"}) == 1
+    body = json.loads((tmp_path / both.json["artifact"] / "manifest.json").read_text())
+    assert body["recipe"]["config"]["one_seed"] == ["zeroshot"]
+
+
 def test_refusals(clip: Given, pixels: Given, encoded: Given, store: Path, tmp_path: Path) -> None:
     for given in (pixels, encoded):
         with pytest.raises(UsageError, match="projected features of open_clip's image tower"):
