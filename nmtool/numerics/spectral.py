@@ -18,6 +18,7 @@ This module refuses to handle values that are not finite: its caller scales and 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -43,7 +44,51 @@ _SQUARINGS = 14
 _STANDS_OUT = 16.0  # times the mean of the other eigenvalues: below, float32 loses two bits at most to the largest
 
 
-def share(Z: Tensor, gram: Tensor, topk: int, road: Road = "auto") -> tuple[Tensor, Tensor, Tensor | None]:
+@dataclass(frozen=True, slots=True)
+class Centred:
+    """K matrices as their mean row and what is left of it, where their Gram matrices were made from that.
+
+    Attributes:
+        rows: [K, B, D], of mean 0.
+        mean: [K, 1, D].
+        gram: [K, n, n] of the rows.
+    """
+
+    rows: Tensor
+    mean: Tensor
+    gram: Tensor
+
+    def raw(self) -> Tensor:
+        """The Gram matrices of the rows with their mean: a rank-two correction, which adds and so loses nothing."""
+        left, right = self.correction()
+        return self.gram + left @ right.mT + right @ left.mT
+
+    def correction(self) -> tuple[Tensor, Tensor]:
+        """Columns l and r [K, n, 1]: l r' + r l' is what the mean adds to the Gram matrix."""
+        if self.by_rows:
+            along = self.rows @ self.mean.mT + self.mean.square().sum(-1, keepdim=True) / 2
+            return along, torch.ones_like(along)
+        return self.rows.shape[-2] / 2 * self.mean.mT, self.mean.mT
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether the smaller side is that of the rows."""
+        return self.rows.shape[-2] <= self.rows.shape[-1]
+
+    def image(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """Of columns [K, n, 1] the image on the larger side, and that one's image in turn, in float64, [K, n, 1]."""
+        if self.by_rows:
+            there = vector.mT @ self.rows + vector.sum(-2, keepdim=True) * self.mean
+            back = self.rows @ there.mT
+            return there, back.double() + (self.mean.double() * there.double()).sum(-1, keepdim=True)
+        there = self.rows @ vector + self.mean @ vector
+        back = self.rows.mT @ there
+        return there, back.double() + self.mean.mT.double() * there.double().sum(-2, keepdim=True)
+
+
+def share(
+    Z: Tensor, gram: Tensor, topk: int, road: Road = "auto", centred: Centred | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Loss, and gradient in two parts, of K matrices.
 
     Args:
@@ -51,6 +96,7 @@ def share(Z: Tensor, gram: Tensor, topk: int, road: Road = "auto") -> tuple[Tens
         gram: [K, n, n] Z Z' (B <= D) or Z' Z, in float64, or in float32 to try that first.
         topk: k, 1 or more; capped at n.
         road: ``auto`` is by the device's type.
+        centred: the same matrices and Gram matrices in parts, where they are at hand.
 
     Returns:
         Loss [K] float64; M [K, n, n] in gram's dtype, with the gradient M Z (B <= D) or Z M; and, where there were
@@ -64,7 +110,7 @@ def share(Z: Tensor, gram: Tensor, topk: int, road: Road = "auto") -> tuple[Tens
         return *_mended(gram, topk, loss, left, bad), None
     peak = off = None
     if solve is _by_eigen:
-        gram, peak, off = _lowered(Z, gram)
+        gram, peak, off = _lowered(Z, gram, centred)
     bad = _ill(gram)
     if not bad.any():
         loss, left, bad = solve(gram, topk, peak, off)
@@ -109,7 +155,7 @@ def _ill(gram: Tensor) -> Tensor:
     return bad
 
 
-def _lowered(Z: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _lowered(Z: Tensor, gram: Tensor, centred: Centred | None) -> tuple[Tensor, Tensor, Tensor]:
     """The Gram matrix with its largest value brought near the next ones: what float32 loses is a share of the largest.
 
     Outputs of a network mostly point one way (their mean), so that s_1 is ten to a hundred times s_2; without that
@@ -119,16 +165,27 @@ def _lowered(Z: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         Gram [K, n, n], whose largest eigenvalue stands for s_1^2; the true s_1^2 [K], and how far off its vector is,
         relative; zeros for matrices left as they are, where no value stands out.
     """
-    by_rows = Z.shape[-2] <= Z.shape[-1]
     vector = gram.sum(-1, keepdim=True)
     for _ in range(_POWERS):
         vector = gram @ (vector / vector.norm(dim=-2, keepdim=True).clamp_min(_TINY))
-    size = vector.norm(dim=-2, keepdim=True)
-    vector = vector / size.clamp_min(_TINY)
-    others = gram.diagonal(dim1=-2, dim2=-1).sum(-1) - size[:, 0, 0]
-    if not (size[:, 0, 0] * (gram.shape[-1] - 1) > _STANDS_OUT * others).any():
+    length = vector.norm(dim=-2, keepdim=True)
+    vector = vector / length.clamp_min(_TINY)
+    others = gram.diagonal(dim1=-2, dim2=-1).sum(-1) - length[:, 0, 0]
+    if not (length[:, 0, 0] * (gram.shape[-1] - 1) > _STANDS_OUT * others).any():
         nothing = torch.zeros_like(others)
         return gram, nothing, nothing
+    lower, top, off = _without(Z, vector) if centred is None else _without_in_parts(centred, vector)
+    size = 2 * lower.square().sum((-2, -1)).sqrt()  # at least 2 s_2^2: the direction stays the first, and apart
+    fit = (off < _APART) & (size < top)
+    lower = torch.baddbmm(lower, vector * size[:, None, None], vector.mT)
+    if not fit.all():
+        lower = torch.where(fit[:, None, None], lower, gram)
+    return lower, torch.where(fit, top, 0.0), torch.where(fit, off, 0.0)
+
+
+def _without(Z: Tensor, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gram [K, n, n] of Z without the direction of ``vector`` [K, n, 1]; its s^2 [K], and how far off the vector is."""
+    by_rows = Z.shape[-2] <= Z.shape[-1]
     along = vector.mT @ Z if by_rows else Z @ vector  # s_1 times the vector of the other side
     rest = Z - vector @ along if by_rows else Z - along @ vector.mT
     top = along.square().sum((-2, -1))
@@ -136,13 +193,28 @@ def _lowered(Z: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     off = cross.flatten(1).norm(dim=-1) / top.clamp_min(_TINY)
     # once more: what rounding of s_1 has left of the direction is much beside the small values
     rest = rest - vector @ (vector.mT @ rest) if by_rows else rest - (rest @ vector) @ vector.mT
-    lower = rest @ rest.mT if by_rows else rest.mT @ rest
-    size = 2 * lower.square().sum((-2, -1)).sqrt()  # at least 2 s_2^2: the direction stays the first, and apart
-    fit = (off < _APART) & (size < top)
-    lower = torch.baddbmm(lower, vector * size[:, None, None], vector.mT)
-    if not fit.all():
-        lower = torch.where(fit[:, None, None], lower, gram)
-    return lower, torch.where(fit, top, 0.0), torch.where(fit, off, 0.0)
+    return (rest @ rest.mT if by_rows else rest.mT @ rest), top, off
+
+
+def _without_in_parts(centred: Centred, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``_without``, from the centred rows' Gram matrix G: no second product of Z with itself.
+
+    With P = 1 - v v', and l r' + r l' for the mean, it is P G P + (P l)(P r)' + (P r)(P l)'. G knows nothing of the
+    mean; l and r do, and so the projections of these columns are made in float64. Rounding is about that of G.
+    """
+    v = vector.double()
+    v = v / v.norm(dim=-2, keepdim=True).clamp_min(_TINY)
+    there, back = centred.image(vector)
+    top = there.double().square().sum((-2, -1))
+    cross = back - v @ (v.mT @ back)
+    off = cross.flatten(1).norm(dim=-1) / top.clamp_min(_TINY)
+    left, right = (column.double() for column in centred.correction())
+    left, right = left - v @ (v.mT @ left), right - v @ (v.mT @ right)
+    along = (centred.gram @ vector).double()
+    along = (v.mT @ along) / 2 * v - along
+    columns = torch.cat([v, along, left, right], -1).to(vector.dtype)
+    rows = torch.cat([along, v, right, left], -1).to(vector.dtype)
+    return torch.baddbmm(centred.gram, columns, rows.mT), top.to(vector.dtype), off.to(vector.dtype)
 
 
 def _sure(inverses: Tensor, squares: Tensor, part: Tensor, n: int, dtype: torch.dtype) -> Tensor:

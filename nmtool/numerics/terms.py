@@ -121,7 +121,8 @@ def _spread(z: Tensor, names: Sequence[Name], topk: int, road: spectral.Road) ->
         values["cov"] = torch.where(finite, unit.double() ** 4, torch.nan)[:, 0, 0] * (total / divisor).double()
     left = dense = None
     if "svd" in names:
-        loss, left, dense = spectral.share(work, _raw(gram, centred, mean, by_rows) if centre else gram, topk, road)
+        parts = spectral.Centred(centred, mean, gram) if centre else None
+        loss, left, dense = spectral.share(work, gram if parts is None else parts.raw(), topk, road, parts)
         values["svd"] = torch.where(finite[:, 0, 0], loss, torch.nan)
 
     def pull(weights: dict[str, Tensor]) -> Tensor:
@@ -144,14 +145,6 @@ def _spread(z: Tensor, names: Sequence[Name], topk: int, road: spectral.Road) ->
         return gradient if finite.all() else torch.where(finite, gradient, torch.nan)
 
     return values, pull
-
-
-def _raw(gram: Tensor, centred: Tensor, mean: Tensor, by_rows: bool) -> Tensor:
-    """The Gram matrix of the rows as they are, from that of the centred ones."""
-    if not by_rows:
-        return gram + (centred.shape[-2] * mean.mT) @ mean
-    along = centred @ mean.mT + mean.square().sum(-1, keepdim=True) / 2
-    return gram + along + along.mT
 
 
 def regularisers(

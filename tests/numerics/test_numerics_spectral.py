@@ -160,6 +160,34 @@ def test_one_head_that_diverges_or_is_zero_leaves_the_others_alone() -> None:
     torch.testing.assert_close(Z.grad[3:], alone.grad, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("shape", [(3, 20, 31), (3, 31, 20)], ids=["wide", "tall"])
+@pytest.mark.parametrize("far", [0.5, 30.0])
+def test_the_gram_matrix_without_its_first_direction(shape: tuple[int, ...], far: float) -> None:
+    """By both ways, against float64's SVD without the first value; to the rounding of the *second* value."""
+    rng = torch.Generator().manual_seed(5)
+    Z = torch.randn(shape, generator=rng) + far * torch.randn(1, 1, shape[-1], generator=rng)
+    Z = Z / Z.abs().amax((-2, -1), keepdim=True)
+    u, s, vh = torch.linalg.svd(Z.double(), full_matrices=False)
+    side = u if shape[-2] <= shape[-1] else vh.mT
+    wanted = (side[..., 1:] * s[:, None, 1:].square()) @ side[..., 1:].mT
+    mean = Z.mean(-2, keepdim=True)
+    rows = Z - mean
+    parts = spectral.Centred(rows, mean, rows @ rows.mT if shape[-2] <= shape[-1] else rows.mT @ rows)
+    raw = Z.double() @ Z.mT.double() if shape[-2] <= shape[-1] else Z.mT.double() @ Z.double()
+    torch.testing.assert_close(parts.raw().double(), raw, rtol=0, atol=1e-6 * float(s.max()) ** 2)
+    vector = side[..., :1].float()
+    for lower, top, off in (spectral._without(Z, vector), spectral._without_in_parts(parts, vector)):
+        assert float((lower.double() - wanted).abs().amax()) <= 4e-7 * float(s[:, 1].max()) ** 2
+        torch.testing.assert_close(top.double().sqrt(), s[:, 0], rtol=1e-6, atol=0)
+        assert float(off.max()) < 1e-6
+    # a vector that is a little beside: both say how far
+    beside = vector + 1e-3 * side[..., 1:2].float()
+    beside = beside / beside.norm(dim=-2, keepdim=True)
+    known = 1e-3 * (s[:, 0].square() - s[:, 1].square()) / s[:, 0].square()
+    for _, _, off in (spectral._without(Z, beside), spectral._without_in_parts(parts, beside)):
+        torch.testing.assert_close(off.double(), known, rtol=1e-2, atol=0)
+
+
 def by_definition(F: Tensor, Z: Tensor) -> dict[Name, Tensor]:
     """Eq. 3, 4 and 5 as they are printed: norms, the D x D covariance, svdvals."""
     f, z = (x / x.norm(dim=-1, keepdim=True) for x in (F, Z))
@@ -175,7 +203,7 @@ def by_definition(F: Tensor, Z: Tensor) -> dict[Name, Tensor]:
 
 
 @pytest.mark.parametrize("road", ["eigen", "products"])
-@pytest.mark.parametrize("shape", [(2, 16, 40), (2, 40, 16), (2, 24, 24), (1, 280, 270)])
+@pytest.mark.parametrize("shape", [(2, 16, 40), (2, 40, 16), (2, 24, 24), (1, 280, 270), (1, 260, 300)])
 @pytest.mark.parametrize("kind", ["plain", "far mean", "tiny", "huge", "sparse", "rows twice", "rank 4"])
 def test_the_terms_by_their_definitions(kind: str, shape: tuple[int, int, int], road: spectral.Road) -> None:
     """Values everywhere; gradients by autograd through svdvals where all singular values differ from 0."""
