@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from nmtool import settings
 from nmtool.artifact.key import Recipe
@@ -63,8 +64,7 @@ def _build(staging: Staging, config: Config, inputs: Inputs, session: Session) -
     summary = write(staging, judged, inputs.classes, found, order, pictures)
     told = {"split": inputs.split, "views": list(config.views), **summary}
     if inputs.labels is not None:
-        noise = inputs.labels.manifest.summary
-        told["labels"] = " ".join(str(noise[name]) for name in ("type", "how") if noise.get(name))
+        told["labels"] = _words(inputs.labels.manifest.summary)
     if version is not None:
         told["cleanlab"] = version
     if found.small_classes:
@@ -77,3 +77,10 @@ def _build(staging: Staging, config: Config, inputs: Inputs, session: Session) -
         f"estimated noise ratio {found.noise_ratio:.2%}{known}"
     )
     return told
+
+
+def _words(noise: Mapping[str, Any]) -> str:
+    """What a labels artifact says it holds: the type, the ratio that was asked for, and how."""
+    ratio = noise.get("ratio_requested")
+    asked = f"{100 * ratio:g} %" if isinstance(ratio, (int, float)) else ""
+    return " ".join(str(word) for word in (noise.get("type"), asked, noise.get("how")) if word)

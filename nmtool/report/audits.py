@@ -18,7 +18,7 @@ def audits(found: Sequence[Audited]) -> Section | None:
     """All audits of a report; galleries and matrices of the first."""
     if not found:
         return None
-    ordered = sorted(found, key=lambda a: (a.name, str(a.summary.get("split")), a.content))
+    ordered = sorted(found, key=lambda a: (a.name, *(str(a.summary.get(k)) for k in ("split", "labels")), a.content))
     told = ordered[:_DRAWN]
     panels = tuple(
         heatmap(a.transition, a.classes, f"Estimated, {_name(a)}", salt=f"audit{n}")

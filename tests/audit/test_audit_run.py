@@ -58,6 +58,7 @@ def test_it_finds_what_was_flipped(place: Path, ok: Callable, tmp_path: Path) ->
         assert found[view].min() >= 0
         assert found[view].max() <= 1
     assert body["quality"]["combined"]["auroc"] >= body["quality"]["confident"]["auroc"]
+    assert body["labels"].startswith("symmetric 40 %")
     assert found["agreement"].tolist() == sum(found[flag].astype(int) for flag in FLAGS).tolist()
     assert body["noise_ratio_true"] == pytest.approx(0.4, abs=0.01)
     assert abs(body["noise_ratio"] - 0.4) < 0.1
