@@ -2,7 +2,7 @@
 
 A few linear heads are too little work to share out within a matrix product: on two cores two threads in one stack save
 a fifth of the time, two stacks side by side almost half. Numbers do not depend on it beyond rounding. It refuses to
-leave work running behind: when one stack fails, or the user stops, the others end with their current epoch.
+leave work running behind: when one stack fails, or the user stops, the others end with their current step.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -36,7 +37,7 @@ def results(parts: Sequence[Part], small: Callable[[Part], bool], work: Work[T],
     Args:
         parts: stacks.
         small: whether a part is of those that may run side by side.
-        work: trains a part; it tells its progress to the bench it is given, epoch by epoch.
+        work: trains a part; it tells its progress to the bench it is given, and feels for its pulse step by step.
         bench: where to work.
 
     Raises:
@@ -69,13 +70,16 @@ def _together(parts: Sequence[tuple[int, Part]], threads: int, work: Work[T], be
     """Results by number."""
     stop, lock = threading.Event(), threading.Lock()
 
-    def advance(done: int) -> None:
+    def pulse() -> None:
         if stop.is_set():
             raise _Stopped
+
+    def advance(done: int) -> None:
+        pulse()
         with lock:
             bench.advance(done)
 
-    told = bench.with_progress(advance)
+    told = replace(bench, advance=advance, pulse=pulse)
     longest_first = sorted(parts, key=lambda numbered: -_cost(numbered[1]))
     with one_thread_each(), ThreadPoolExecutor(threads, thread_name_prefix="nmtool-tune") as pool:
         futures = {number: pool.submit(work, part, told) for number, part in longest_first}

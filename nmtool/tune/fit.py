@@ -101,7 +101,7 @@ def fit(
     for epoch in range(len(epochs[0]), probe.epochs):
         if before is not None:
             before(epoch, heads)
-        rows = _epoch(heads, adamw, feed, loss, terms, runs, epoch)
+        rows = _epoch(heads, adamw, feed, loss, terms, runs, epoch, bench.pulse)
         looks: dict[str, Sequence[float | None]] = {}
         if target.values is not None and not candidates:
             looks = {"pearson": evaluate.correlations(heads, feed, target.X, target.values)}
@@ -133,6 +133,7 @@ def _epoch(
     terms: Terms | None,
     runs: Sequence[Run],
     epoch: int,
+    pulse: Callable[[], None],
 ) -> list[dict[str, Any]]:
     """One pass over the rows; returns a row a head: mean losses by term, and accuracy on the training labels so far."""
     size = runs[0].probe.batch_size
@@ -142,6 +143,7 @@ def _epoch(
     names: list[str] = []
     direct = terms is None and not heads.transforms
     for start in range(0, feed.n, size):
+        pulse()
         now = order[:, start : start + size]
         x, y = feed.batch(now)
         if direct:

@@ -127,6 +127,7 @@ class Bench:
         spectra: compute SVE and LSVR of the transformed space.
         keep_backbone: methods that change the backbone give it back among their tensors.
         advance: tells how many more run-epochs are done.
+        pulse: called in every step of what may run in a thread; raises where it is to end.
         crew: the processes that fine-tune together; of one where there are no others.
         spectrum_cache: SVE and LSVR of spaces that several runs share (the features themselves).
         spectrum_lock: held meanwhile, so that stacks side by side decompose a shared space once.
@@ -139,6 +140,7 @@ class Bench:
     spectra: bool = True
     keep_backbone: bool = False
     advance: Callable[[int], None] = lambda done: None
+    pulse: Callable[[], None] = lambda: None
     crew: Crew = field(default_factory=Crew)
     spectrum_cache: dict[tuple[object, ...], tuple[float, float] | None] = field(default_factory=dict)
     spectrum_lock: threading.Lock = field(default_factory=threading.Lock)

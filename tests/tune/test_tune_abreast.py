@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import torch
 from conftest import Given
 from safetensors.numpy import load_file
+from test_tune_speed import material
 from tune_samples import results, tune
 
 from nmtool.artifact.stage import Silence
@@ -24,6 +26,7 @@ from nmtool.errors import DivergedError
 from nmtool.tune import abreast, plan, stacks
 from nmtool.tune.config import Config
 from nmtool.tune.material import Bench
+from nmtool.tune.method import method_named
 
 
 @pytest.fixture
@@ -98,7 +101,7 @@ def test_when_one_fails_the_others_end_and_its_error_is_told() -> None:
         try:
             for _ in range(2000):
                 time.sleep(0.01)
-                at.advance(1)
+                at.pulse()
         finally:
             ended.append(part[0].fraction)
 
@@ -106,6 +109,21 @@ def test_when_one_fails_the_others_end_and_its_error_is_told() -> None:
         abreast.results(parts_of(1.0, 0.9, 0.8), lambda part: True, work, bench())
     assert ended in ([1.0], [1.0, 0.8])  # the third may have begun in the place of the second
     assert not [t for t in threading.enumerate() if t.name.startswith("nmtool-tune")]
+
+
+@pytest.mark.parametrize("method", ["lp", "mlp"])
+def test_a_stack_in_training_feels_for_the_pulse_in_every_step(method: str) -> None:
+    steps: list[int] = []
+
+    def pulse() -> None:
+        steps.append(len(steps))
+        if len(steps) == 7:
+            raise KeyboardInterrupt
+
+    runs = plan.expand(Config(features="", method=(method,), epochs=(2,), batch_size=(8,), width=(1,)), 0, 4)
+    with pytest.raises(KeyboardInterrupt):  # 80 rows: in the first epoch
+        method_named(method).resolve()(runs, material(80, 4, 2), replace(bench(), pulse=pulse))
+    assert len(steps) == 7
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -154,16 +172,8 @@ def test_a_large_stack_of_light_heads_is_cut_evenly_and_a_heavy_one_is_not() -> 
 
 def test_ctrl_c_ends_all_threads(pixels: Given, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "nmtool", "tune", str(pixels.features.path), "--method", "lp", "--seeds", "0"]
-    command += [
-        "--fraction",
-        "0.1,0.9,0.95,1.0",
-        "--epochs",
-        "4000",
-        "--batch-size",
-        "8",
-        "-o",
-        str(tmp_path / "heads"),
-    ]
+    command += ["--fraction", "0.1,0.9,0.95,1.0", "--epochs", "4000", "--batch-size", "8"]
+    command += ["-o", str(tmp_path / "heads")]
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -174,5 +184,5 @@ def test_ctrl_c_ends_all_threads(pixels: Given, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         process.stderr.read()
         assert process.wait(60) == 130
-    assert time.monotonic() - began < 30  # an epoch of 500 rows, not the thousands that are left
+    assert time.monotonic() - began < 15  # a step, and not the minutes that are left
     assert not (tmp_path / "heads").exists()
