@@ -43,7 +43,11 @@ def signs(root: Path) -> frozenset[tuple[str, int, int]]:
     """What changes with each piece of work that is kept: journals and checkpoints with their sizes and times."""
     found = set()
     for pattern in ("*/journal*.jsonl", "*/work/*"):
-        for file in root.glob(f".nmtool-staging/{pattern}"):
+        try:
+            files = list(root.glob(f".nmtool-staging/{pattern}"))
+        except FileNotFoundError:  # a staging was renamed while it was looked through; the next look sees it
+            continue
+        for file in files:
             try:
                 stat = file.stat()
             except FileNotFoundError:
