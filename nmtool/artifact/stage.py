@@ -1,9 +1,8 @@
 """Making an artifact: private staging, a journal, resumption of a dead run's work, commit by directory rename.
 
-The order on disk is: file (private name, fsync, rename), journal line (fsync; in a burst one for several), table,
-manifest, folders (fsync), rename of the whole directory. Whoever is killed at any instant leaves no artifact or a whole
-one, and a staging folder that the next run of the same recipe adopts. Locks only save duplicate work. The only writer
-of artifacts.
+The order on disk is: file (private name, fsync, rename), journal line (fsync), table, manifest, folders (fsync),
+rename of the whole directory. Whoever is killed at any instant leaves no artifact or a whole one, and a staging folder
+that the next run of the same recipe adopts. Locks only save duplicate work. The only writer of artifacts.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import math
 import os
 import platform
 import secrets
@@ -50,8 +48,6 @@ STAGING = ".nmtool-staging"
 _FINAL = (DataError, DivergedError, UsageError)
 # Folders that are made durable at once; each chunk of an array has one.
 _SEALING = 8
-# How long a line of the journal may wait for others before it is on disk.
-_SYNC_EVERY_S = 0.25
 # What a staging folder holds beside the artifact, in the order in which it goes.
 _PRIVATE = ("journal.jsonl", "recipe.json", "owner.json")
 
@@ -234,21 +230,15 @@ class Staging:
 
 
 class _Journal:
-    """What is done, a line each, written after the file it tells of is on disk.
-
-    No line is lost with the process. It is on disk, too, but where many come in a burst: those that follow another's
-    fsync within ``_SYNC_EVERY_S`` go with the next one. A machine that stops between may lose their lines, and then
-    the next run writes their files again.
-    """
+    """What is done, a line each, durable when ``add`` returns. Threads that wait together share one fsync."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writing, self._syncing = threading.Lock(), threading.Lock()
         self._written = self._synced = 0
-        self._synced_at = -math.inf
 
     def add(self, line: Mapping[str, object]) -> None:
-        """Append a line."""
+        """Append a line; returns once it is on disk."""
         body = fmt.canonical(line) + b"\n"
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -257,11 +247,10 @@ class _Journal:
                 self._written += 1
                 mine = self._written
             with self._syncing:
-                # not if whoever was before us took our line along
-                if self._synced < mine and time.monotonic() - self._synced_at >= _SYNC_EVERY_S:
+                if self._synced < mine:  # else whoever was before us took our line along
                     reached = self._written
                     os.fsync(fd)
-                    self._synced, self._synced_at = reached, time.monotonic()
+                    self._synced = reached
         finally:
             os.close(fd)
 

@@ -320,25 +320,6 @@ def test_fsync_goes_before_rename_and_the_folder_after(
     assert max(data_files) < manifest < commit
 
 
-@pytest.mark.parametrize(("wait", "synced"), [(3600.0, [1]), (0.0, [1, 2, 3, 4])], ids=["a burst", "one by one"])
-def test_lines_of_the_journal_are_written_at_once_and_synced_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait: float, synced: list[int]
-) -> None:
-    fsync, lines = os.fsync, []
-
-    def logged(fd: int) -> None:
-        fsync(fd)
-        lines.append(len((tmp_path / "journal.jsonl").read_bytes().splitlines()))
-
-    monkeypatch.setattr("os.fsync", logged)
-    monkeypatch.setattr(stage, "_SYNC_EVERY_S", wait)
-    journal = stage._Journal(tmp_path / "journal.jsonl")
-    for number in range(4):
-        journal.add({"path": f"data/{number}"})
-        assert len((tmp_path / "journal.jsonl").read_bytes().splitlines()) == number + 1
-    assert lines == synced
-
-
 def test_keys(tmp_path: Path) -> None:
     base = Recipe(stage="s", kind="features", epoch=1, config={"a": 1, "b": [1, 2]}, inputs=())
     swapped = Recipe(stage="s", kind="features", epoch=1, config={"b": [1, 2], "a": 1}, inputs=())
