@@ -1,8 +1,9 @@
 """Small stacks side by side: on a CPU each has a thread of its own, in which torch uses one thread.
 
-A few linear heads are too little work to share out within a matrix product: on two cores two threads in one stack save
-a fifth of the time, two stacks side by side almost half. Numbers do not depend on it beyond rounding. It refuses to
-leave work running behind: when one stack fails, or the user stops, the others end with their current step.
+A few linear heads are too little work to share out within a matrix product: two stacks of three heads (768 dimensions,
+100 classes, batches of 64; two cores) took 3.2 s in turn with one thread, 2.6 to 3.5 s in turn with two, 2.4 s side by
+side. Numbers do not depend on it beyond rounding. It refuses to leave work running behind: when one stack fails, or the
+user stops, the others end with their current step.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ T = TypeVar("T")
 Part = tuple[Run, ...]
 Work = Callable[[Part, Bench], T]
 
-# How much faster than one by one it has to be: less is what threads within a stack give, too.
+# How much faster than one by one it has to be by the plan: below that, threads within a stack may give as much.
 _WORTH = 1.5
 
 

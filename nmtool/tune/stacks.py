@@ -52,6 +52,7 @@ def slices(stack: tuple[Run, ...], bytes_per_head: Callable[[Run], int], device:
 def light(run: Run, dim: int, outputs: int) -> bool:
     """Whether a run is a linear probe by AdamW so small that stacks of its kind go side by side on a CPU."""
     plain = run.method == "lp" and run.logistic is None and run.cleansing is None
+    plain = plain and run.probe.loss != "elr"  # which remembers every training row
     return plain and 2 * LinearHeads.state_bytes(dim, outputs) <= LIGHT_BYTES
 
 

@@ -168,6 +168,9 @@ def test_a_large_stack_of_light_heads_is_cut_evenly_and_a_heavy_one_is_not() -> 
     (lbfgs,) = plan.expand(Config(features="-", solver=("lbfgs",)), 0, 8)
     assert not stacks.light(mlp, 8, 2)
     assert not stacks.light(lbfgs, 8, 2)
+    (elr,) = plan.expand(Config(features="-", loss=("elr",)), 0, 8)
+    assert elr.method == "lp"
+    assert not stacks.light(elr, 8, 2)  # its targets are as many as the rows
 
 
 def test_ctrl_c_ends_all_threads(pixels: Given, tmp_path: Path) -> None:
