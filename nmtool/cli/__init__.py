@@ -22,7 +22,16 @@ from nmtool.errors import NmtoolError, StoppedError
 # Errors in what was typed, which all ranks of torchrun meet alike, and how long those that follow keep them to
 # themselves: meanwhile rank 0 says it, and torchrun stops the others.
 _TYPED, _PATIENCE_S = (2, 66, 78), 10.0
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE}
+# Errors of the disk, and what one can do about each.
+_DISK = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "free some space, or raise the limit (ulimit -f)",
+    errno.EIO: "look at the disk",
+    errno.EROFS: "choose another -o or --store",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close some programs",
+}
 
 
 def main() -> None:
@@ -120,8 +129,10 @@ def _system(error: OSError, console: Console) -> int:
     """sysexits for errors of the operating system; an unforeseen one is a defect."""
     where = f"{error.filename}: " if error.filename else ""
     what = f"{where}{error.strerror or error}"
-    if error.errno in _FULL:
-        console.error(f"{what}; what was finished is kept; free some space and run the same command to go on")
+    if error.errno in _DISK:
+        # elsewhere it is another artifact, and nothing of this one is there
+        end = "" if error.errno == errno.EROFS else " and run the same command to go on"
+        console.error(f"{what}; what was finished is kept; {_DISK[error.errno]}{end}")
         return 74
     if error.errno in (errno.EACCES, errno.EPERM):
         console.error(f"{what}; check who owns it, or choose another -o or --store")

@@ -138,7 +138,10 @@ _COMMON: dict[str, Any] = {
         bool, typer.Option("--dry-run", help="Print key, hit or miss and the work to do; write nothing.")
     ],
     "lock_wait": Annotated[
-        float, typer.Option(metavar="SECONDS", help="Wait for another run of the same recipe [0].", show_default=False)
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0.0, help="Wait for another run of the same recipe [0].", show_default=False
+        ),
     ],
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Errors only on stderr.")],
     "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="More on stderr.")],

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from nmtool.tune.predict import Answers
     from nmtool.tune.restored import Heads
 
+# Names of tables of another sort, which -o would make a lie of.
+_OTHERS = (".csv", ".tsv", ".json", ".jsonl", ".npy", ".npz", ".xlsx", ".txt")
 _FOUND = "name the features that the heads were made from by --trained-on"
 
 
@@ -80,6 +82,8 @@ def predict(
     console = console_from(sys.argv[1:])
     target = Path(out)
     check_free(target)
+    if target.suffix.lower() in _OTHERS:
+        raise UsageError(f"-o {out} for a Parquet table", "a name that ends in .parquet")
     if on_error not in ("", "fail", "skip"):
         raise UsageError(f"--on-error is {on_error!r}", "fail or skip")
     found = read_heads(heads)

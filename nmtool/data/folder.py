@@ -114,7 +114,9 @@ class _FolderDataset(Indexed):
         left_out: dict[str, int],
         held: _Files,
     ) -> None:
-        super().__init__(uri=uri, kind="images", splits=splits, classes=classes, left_out=left_out)
+        super().__init__(
+            uri=uri, kind="images", splits=splits, classes=classes, left_out=left_out, remarks=_remarks(uri, left_out)
+        )
         self._held = held
 
     def image(self, split: str, row: int) -> npt.NDArray[np.uint8]:
@@ -122,6 +124,16 @@ class _FolderDataset(Indexed):
         name, row = self.splits[split].ids[row], range(len(self.splits[split]))[row]
         path, (size, mtime_ns, *_) = self._held.of(split, row)
         return decode(files.read(path, size, mtime_ns, name), name=name)
+
+
+def _remarks(uri: str, left_out: dict[str, int]) -> tuple[str, ...]:
+    """What is told of entries that may have been meant as samples; hidden ones are not."""
+    told = [
+        f"{left_out[reason]} {words}"
+        for reason, words in (("links", "links (not followed)"), ("other", "entries without an image suffix"))
+        if left_out[reason]
+    ]
+    return (f"{uri}: {' and '.join(told)} left out",) if told else ()
 
 
 def open_folder(where: str, *, uri: str, memo: Memo) -> Dataset:

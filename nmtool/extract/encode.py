@@ -16,7 +16,7 @@ from nmtool.encoders.resolved import Resolved
 from nmtool.extract import images, texts
 from nmtool.extract.batches import NOT_FINITE, Clock, Job, shares
 from nmtool.extract.ranks import Crew
-from nmtool.extract.write import Behind, SplitWriter, finish
+from nmtool.extract.write import Behind, SplitWriter, finish, marked
 
 __all__ = ["Job", "encode_splits"]
 
@@ -41,11 +41,12 @@ def encode_splits(
     count = job.views.count if job.views else 0
     dim, stored_as = resolved.spec.dim, job.stored_as
     writers = [SplitWriter(staging, dataset.splits[split], dim, stored_as, count) for split in splits]
+    rows = _rows_left(writers)  # of all ranks, where this one leads
     crew.begin(staging, writers)
-    rows = _rows_left(writers)
+    own = _rows_left(writers)
     clock, cut = Clock(), texts.Cut()
     began = time.perf_counter()
-    with Behind() as behind, report.progress(rows, f"encoding with {resolved.spec.arch}") as advance:
+    with Behind() as behind, report.progress(own, f"encoding with {resolved.spec.arch}") as advance:
         if isinstance(encoder, ImageEncoder):
             chunks = images.encoded_chunks(dataset, encoder, writers, job, device, clock, advance)
         else:
@@ -65,7 +66,7 @@ def encode_splits(
     _warn(writers, cut, resolved, report)
     for split, count in cut.counts.items():
         counts[split] = {**_table(counts[split]), "truncated": count}
-    return _summary(resolved, job, counts, rows, seconds, clock, behind, report, device, crew)
+    return _summary(resolved, job, counts, rows, own, seconds, clock, behind, report, device, crew)
 
 
 def _device_of(device: torch.device, job: Job, crew: Crew) -> torch.device:
@@ -94,8 +95,7 @@ def _warn(writers: Sequence[SplitWriter], cut: texts.Cut, resolved: Resolved, re
         if writer.errors:
             strange = sum(why == NOT_FINITE for why in writer.errors.values())
             note = f", {strange} of them for features that are not finite" if strange else ""
-            rows = f"{len(writer.errors)} of {len(writer.index)} rows"
-            report.warning(f"split {writer.index.split}: {rows} are marked and hold no features{note}")
+            report.warning(marked(writer, note))
         if count := cut.counts.get(writer.index.split, 0):
             longest = resolved.spec.preparation.get("max_length")
             report.warning(
@@ -109,6 +109,7 @@ def _summary(
     job: Job,
     counts: Mapping[str, object],
     rows: int,
+    own: int,
     seconds: float,
     clock: Clock,
     behind: Behind,
@@ -146,7 +147,7 @@ def _summary(
         **({"views": job.views.to_json()} if job.views else {}),
         "samples_per_s": round(rate, 1),
         "encoded": rows,
-        **({"ranks": crew.world} if crew.world > 1 else {}),
+        **({"ranks": crew.world, "encoded_by_rank_0": own} if crew.world > 1 else {}),
         "batch_size": job.batch_size,
         "device": device.type,
         "spent_s": {name: round(value, 3) for name, value in spent.items()},

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from nmtool.artifact.stage import Reporter, Staging
 from nmtool.data.dataset import Dataset
 from nmtool.errors import DataError
-from nmtool.extract.write import Behind, Chunk, SplitWriter, finish, stored
+from nmtool.extract.write import Behind, Chunk, SplitWriter, finish, marked, stored
 from nmtool.records import SampleIndex
 
 NOT_FINITE = "the features given are not finite"
@@ -40,6 +40,9 @@ def ingest_splits(
             writers.append(SplitWriter(staging, dataset.splits[split], dim, dtype))
             _put(behind, writers[-1], features, bad, dtype)
     counts = finish(staging, writers, dataset.classes, dataset.targets)
+    for writer in writers:
+        if writer.errors:
+            report.warning(marked(writer))
     total = sum(len(writer.index) for writer in writers)
     seconds = time.perf_counter() - began
     report.info(f"took in {total} rows of {dim} features in {seconds:.1f} s")

@@ -78,8 +78,7 @@ def encode_remote(
     counts = finish(staging, writers, dataset.classes, dataset.targets)
     for writer in writers:
         if writer.errors:
-            rows = f"{len(writer.errors)} of {len(writer.index)} rows"
-            report.warning(f"split {writer.index.split}: {rows} are marked and hold no features")
+            report.warning(marked(writer))
     return asking.summary(counts, left, time.perf_counter() - began, report)
 
 

@@ -43,8 +43,11 @@ def stored(block: npt.NDArray[Any], dtype: npt.DTypeLike, where: str) -> Block:
         out: Block = block.astype(dtype)
     if np.any(np.isinf(out) & np.isfinite(block)):
         peak = float(np.abs(block[np.isfinite(block)]).max())
+        name = np.dtype(dtype).name
         raise DataError(
-            f"a feature of {peak:.6g} in {where}", f"values that fit {np.dtype(dtype).name}", "take --dtype float32"
+            f"a feature of {peak:.6g} in {where}",
+            f"values that fit {name}",
+            "scale the features" if name == "float32" else "take --dtype float32",
         )
     return out
 
@@ -154,6 +157,21 @@ class SplitWriter:
                 if not writer.is_done(number) or writer.note(number) != note:  # marks may have changed meanwhile
                     writer.write(number, values[start:stop], note)
         return ok
+
+
+def marked(writer: SplitWriter, note: str = "") -> str:
+    """Which rows of a split failed, in words: how many, the ids of the first, and where all are listed.
+
+    Args:
+        writer: of the split.
+        note: what there is to say of them.
+    """
+    failed = sorted(writer.errors)
+    ids = ", ".join(repr(writer.index.ids[row]) for row in failed[:3]) + (", …" if len(failed) > 3 else "")
+    return (
+        f"split {writer.index.split}: {len(failed)} of {len(writer.index)} rows are marked and hold no features{note}: "
+        f"{ids}; {typed.SAMPLES_TABLE} has all, and why"
+    )
 
 
 @dataclass(slots=True)

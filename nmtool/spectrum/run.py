@@ -63,12 +63,18 @@ def run(config: Config, session: Session) -> ArtifactRef:
     return produce(
         session,
         recipe,
-        name="-".join(dict.fromkeys(str(s.artifact.manifest.summary.get("model", "features")) for s in sources)),
+        name="-".join(dict.fromkeys(_model(s.artifact) for s in sources)),
         config=settings.everything(config),
         build=lambda staging: _build(staging, config, sources, spaces, session),
         work=f"singular values of {rows} rows in {len(sources)} splits"
         + (f", transformed by {len(runs)} heads" if spaces else ""),
     )
+
+
+def _model(features: Artifact) -> str:
+    """What encoded them, for a name: the architecture, never the path of a weights file."""
+    summary = features.manifest.summary
+    return str(summary.get("arch") or summary.get("model", "features"))
 
 
 def _spaces(config: Config, sources: list[_Source], session: Session) -> Spaces | None:

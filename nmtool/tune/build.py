@@ -35,7 +35,7 @@ T = TypeVar("T")
 # The manifest is capped at 1 MiB; the complete table is in results.parquet.
 SUMMARY_BYTES, SUMMARY_ROWS = 600_000, 500
 # In every row of a summary, where there is no such number as null.
-_ALWAYS = ("accuracy", "macro_f1", "mean_per_class", "best_accuracy", "sve", "lsvr")
+_ALWAYS = ("loss", "accuracy", "macro_f1", "mean_per_class", "best_accuracy", "sve", "lsvr")
 
 
 def build(

@@ -170,3 +170,30 @@ def test_a_class_named_as_an_end_of_script(ok: Callable, tmp_path: Path) -> None
     assert "<img" not in page
     assert "</script><" not in page
     assert "&lt;/script&gt;" in page
+
+
+def test_rows_that_failed_are_named(nmtool: Callable, ok: Callable, folder: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        (folder / "train" / "cat" / f"{number}.jpg").write_bytes(b"no image")
+    ran = ok("extract", "timm:test_resnet", "folder:photos", *TINY, "--on-error", "skip", "-o", "f")
+    assert "4 of 12 rows" in ran.err
+    assert "'train/cat/0.jpg', 'train/cat/1.jpg', 'train/cat/2.jpg', …; samples.parquet" in ran.err
+
+
+def test_features_given_that_are_no_numbers_are_named(nmtool: Callable, ok: Callable, tmp_path: Path) -> None:
+    X = np.ones((5, 3))
+    X[2, 1] = np.nan
+    np.savez(tmp_path / "x.npz", X_train=X, y_train=np.arange(5) % 2)
+    ran = ok("extract", "none", "arrays:x.npz", "--on-error", "skip", "-o", "f")
+    assert "1 of 5 rows are marked and hold no features: 'train/000002'" in ran.err
+
+
+def test_features_beyond_float32_get_advice_that_helps(nmtool: Callable, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", X_train=np.full((4, 3), 1e300), y_train=np.arange(4) % 2)
+    ran = nmtool("extract", "none", "arrays:x.npz", "-o", "f")
+    expect(ran, 65, "1e+300", "float32", "scale the features")
+    assert "--dtype" not in ran.err
+
+
+def test_a_wait_below_zero_is_refused(nmtool: Callable, tmp_path: Path) -> None:
+    expect(nmtool("extract", "timm:test_resnet", "digits", *TINY, "--lock-wait", "-1"), 2, "--lock-wait")

@@ -36,6 +36,19 @@ def test_json_has_the_contract_fields(ok: Callable) -> None:
     assert ok(*INJECT, "--json").json["cached"] is True
 
 
+def test_every_result_of_tune_has_the_contract_fields(ok: Callable, tmp_path: Path) -> None:
+    """Whatever the method: what it has not is null, and not away."""
+    wanted = "method loss seed fraction source split role n accuracy macro_f1 mean_per_class best_accuracy sve lsvr"
+    X = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", X_train=X, y_train=np.arange(40) % 2, X_test=X, y_test=np.arange(40) % 2)
+    features = ok("extract", "none", "arrays:x.npz").path
+    every = "lp,mlp,nmtune,knn,elr,dividemix,unicon"
+    flags = ("--method", every, "--epochs", "2", "--no-spectra", "--ood", f"{features}:train")
+    rows = ok("tune", str(features), *flags, "--json").json["results"]
+    assert {row["method"] for row in rows} == set(every.split(","))
+    assert [row for row in rows if not set(wanted.split()) <= set(row)] == []
+
+
 def test_several_ratios_are_one_artifact_each(ok: Callable, tmp_path: Path) -> None:
     runs = ok("inject-noise", "digits", "--type", "symmetric", "--ratio", "0,0.1,0.3", "--json").json["runs"]
     assert [run["flipped"] for run in runs] == [0, 40, 120]

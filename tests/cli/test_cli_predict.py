@@ -112,6 +112,13 @@ def test_data_are_extracted_as_the_heads_own_were(ok: Callable, nmtool: Callable
     assert "another encoder" in refused.err
 
 
+def test_a_name_that_would_lie_is_refused(nmtool: Callable, tmp_path: Path) -> None:
+    ran = nmtool("predict", "heads", "digits", "-o", "p.csv")
+    assert (ran.code, ran.out) == (2, "")
+    assert ".parquet" in ran.err
+    assert not (tmp_path / "p.csv").exists()
+
+
 def test_refusals(ok: Callable, nmtool: Callable, digits: Path, tmp_path: Path) -> None:
     features = ok("extract", "none", f"arrays:{digits / 'd.npz'}").path
     narrow = ok("extract", "none", f"arrays:{digits / 'narrow.npz'}").path

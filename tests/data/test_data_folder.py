@@ -369,3 +369,15 @@ except PermissionDeniedError as error:
             assert done.returncode == 77, done.stderr
     finally:
         (root / "a").chmod(0o755)
+
+
+def test_links_and_odd_files_are_told_and_hidden_ones_are_not(tree: Tree, nothing: Memo) -> None:
+    root = tree("cat/a.png", "dog/a.png")
+    (root / "cat/.DS_Store").write_bytes(b"")
+    assert opened(root, nothing).remarks == ()
+    (root / "cat/b.png").symlink_to(root / "cat/a.png")
+    (root / "cat/notes.txt").write_text("x")
+    (root / "cat/scan.tiff").write_text("x")
+    (told,) = opened(root, nothing).remarks
+    assert "1 links" in told
+    assert "2 entries without an image suffix" in told

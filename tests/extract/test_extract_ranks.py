@@ -86,7 +86,8 @@ def test_two_ranks_make_the_same_artifact(tmp_path: Path) -> None:
     verify(two, (1, 1))
     assert (two.manifest.key, two.manifest.content) == (one.manifest.key, one.manifest.content)
     assert two.manifest.summary["ranks"] == 2
-    share = two.manifest.summary["encoded"]
+    assert two.manifest.summary["encoded"] == one.manifest.summary["encoded"], "the rate is that of all ranks"
+    share = two.manifest.summary["encoded_by_rank_0"]
     assert 0.4 < share / one.manifest.summary["encoded"] < 0.6
     assert [p.name for p in two.path.parent.iterdir() if p.name != ".nmtool-staging"] == [two.path.name]
     assert sorted(p.name for p in two.path.iterdir()) == sorted(p.name for p in one.path.iterdir())

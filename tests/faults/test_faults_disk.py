@@ -95,6 +95,7 @@ def test_a_read_only_disk_is_74(features_file: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 74, done.stderr
     assert "Read-only" in done.stderr
+    assert "space" not in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not _can_unshare(), reason="root may write everywhere")

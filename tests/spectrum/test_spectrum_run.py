@@ -60,3 +60,10 @@ def test_zero_features_and_missing_splits(nmtool: Callable, ok: Callable, tmp_pa
     ran = nmtool("spectrum", "features:nope")
     assert ran.code == 66, ran.err
     assert "train" in ran.err
+
+
+def test_a_weights_file_gives_no_path_to_the_name(ok: Callable, tmp_path: Path, real_weights: Path) -> None:
+    weights = next(real_weights.glob("mobilenetv1*.safetensors"))
+    model = ("--arch", "mobilenetv1_100", "--model-kwargs", "channel_multiplier=0.25", "--image-size", "32")
+    ok("extract", str(weights), "digits", "--split", "test", *model, "-o", "features")
+    assert Path(ok("spectrum", "features").path).name.startswith("mobilenetv1_100-")
