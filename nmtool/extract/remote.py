@@ -27,7 +27,7 @@ from nmtool.errors import DataError, NmtoolError, UnavailableError
 from nmtool.extract.answers import Answered, Limits, Part, Pool, asking_threads, joined, put
 from nmtool.extract.batches import Job, finished
 from nmtool.extract.service import batches_of, census, text_of
-from nmtool.extract.write import Chunk, SplitWriter, finish
+from nmtool.extract.write import Chunk, SplitWriter, finish, marked
 
 __all__ = ["Limits", "encode_remote"]
 
