@@ -151,7 +151,8 @@ def resolve(config_class: type[C], flags: Mapping[str, object], table: Mapping[s
     for field in fields.values():
         if field.default is _MISSING and field.name not in values:
             what = field.name.upper() if field.metadata["operand"] else flag_of(field)
-            raise UsageError(f"{what} is missing", field.metadata["doc"])
+            choices = field.metadata["choices"]
+            raise UsageError(f"{what} is missing", "one of " + ", ".join(choices) if choices else field.metadata["doc"])
     return config_class(**values)
 
 

@@ -21,6 +21,7 @@ from nmtool.artifact.typed import (
     has_targets,
     open_features,
     read_classes,
+    split_of,
 )
 from nmtool.errors import DataError, InputMissingError, UsageError
 from nmtool.tune.axes import ON_ROWS
@@ -102,6 +103,8 @@ def resolve(config: Config) -> Inputs:
         DataError: another kind of artifact, no class labels, out-of-domain features of another encoder or classes.
         UsageError: a method that needs images, on features that came ready made.
     """
+    _check_one_each("--ood", config.ood)
+    _check_one_each("--labels", config.labels)
     artifact, split = open_features(config.features)
     if split and config.train and split != config.train:
         raise UsageError(f"FEATURES names split {split} and --train {config.train}", "one of them")
@@ -115,7 +118,8 @@ def resolve(config: Config) -> Inputs:
             "name them by --train and --test",
         )
     if not train.real and len(train.classes) < 2:
-        raise DataError(f"{shown} has {len(train.classes)} class names", "at least two classes to tell apart")
+        found = f"one class ({train.classes[0]})" if train.classes else "no class labels"
+        raise DataError(f"{shown} has {found}", "at least two classes to tell apart")
     ood = [source for text in config.ood for source in _ood(text, train, test)]
     twice = {(s.name, s.split) for s in ood}
     if len(twice) < len(ood):
@@ -130,6 +134,24 @@ def resolve(config: Config) -> Inputs:
     if len({a.manifest.content for a, _ in labels}) < len(labels):
         raise UsageError("--labels names the same labels twice", "each artifact once")
     return Inputs(train=train, targets=(test, *ood), labels=labels, dim=_dim(train))
+
+
+def same_samples(found: Inputs) -> list[str]:
+    """What is to be told of out-of-domain splits whose samples are those trained on, or the in-domain ones."""
+    known = {"trained on": found.train, "judged in-domain": found.targets[0]}
+    return [
+        f"--ood {each.shown}:{each.split} has the very samples that are {how}: it is no other domain"
+        for each in found.targets[1:]
+        for how, own in known.items()
+        if (each.name, each.split) == (own.name, own.split) or (each.digest and each.digest == own.digest)
+    ]
+
+
+def _check_one_each(flag: str, texts: tuple[str, ...]) -> None:
+    """Lists of paths repeat the flag; a path with a comma in its name is a path."""
+    for text in texts:
+        if "," in text and not split_of(text)[0].exists():
+            raise UsageError(f"{flag} {text} does not exist", "one artifact a flag", f"repeat it: {flag} A {flag} B")
 
 
 def _source(artifact: Artifact, split: str, shown: str) -> Source:

@@ -61,6 +61,8 @@ def load(
         _target(source, "ood" if i else "id", inputs.train.classes, device, report)
         for i, source in enumerate(inputs.targets)
     )
+    if table.targets is None:
+        _tell_untrained(targets, overlays, inputs.train.classes, report)
     return Material(
         X=_resident(table, table.ok, device),
         ids=table.ids,
@@ -73,6 +75,22 @@ def load(
         values=_filled(table.targets),
         metric=metric,
     )
+
+
+def _tell_untrained(
+    targets: tuple[Target, ...], overlays: tuple[Overlay, ...], classes: tuple[str, ...], report: Reporter
+) -> None:
+    """Say which rows to judge are of classes that no training row has: no head can be right on them."""
+    trained = np.unique(np.concatenate([overlay.y for overlay in overlays]))
+    for target in targets:
+        lost = ~np.isin(target.y, trained)
+        if lost.any():
+            absent = [classes[c] for c in np.unique(target.y[lost])]
+            names = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+            report.warning(
+                f"{int(lost.sum())} of {len(target.y)} rows of split {target.split} of {target.shown} are of classes "
+                f"that no training row has ({names}): they count as wrong"
+            )
 
 
 def _views(source: Source, keep: Bool, device: torch.device) -> Views:

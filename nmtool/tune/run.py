@@ -54,8 +54,9 @@ def run(config: Config, session: Session) -> ArtifactRef:
     ignored = unread(asked, axes(config, found.dim, column_of(found.train.encoder)))
     if ignored and session.ranks.rank == 0:
         session.report.warning(f"{', '.join(ignored)}: read by no method of this call ({', '.join(config.method)})")
-    for line in equal_seeds(config, plan.seeds(config)) if session.ranks.rank == 0 else ():
-        session.report.warning(line)
+    for line in (*opening.same_samples(found), *equal_seeds(config, plan.seeds(config))):
+        if session.ranks.rank == 0:
+            session.report.warning(line)
 
     def build(staging: Staging | None) -> dict[str, object]:
         return _build(config, session, found, runs, staging, crew)

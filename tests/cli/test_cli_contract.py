@@ -85,6 +85,7 @@ def test_on_a_terminal_no_color_is_honoured(tmp_path: Path) -> None:
         (("inject-noise", "digits", "--type", "symmetric", "--ratio", "1.2"), 2, "[0, 1)"),
         (("inject-noise", "digits", "--type", "symmetric", "--ratio", "nan"), 2, "finite"),
         (("inject-noise", "digits", "--type", "symetric", "--ratio", "0.1"), 2, "did you mean symmetric"),
+        (("inject-noise", "digits", "--ratio", "0.1"), 2, "--type is missing; expected one of symmetric, "),
         (("inject-noise", "digits", "--type", "symmetric"), 2, "--ratio"),
         (("inject-noise", "digits", "--type", "symmetric", "--ratio", "0.1", "--split", "nope"), 66, "pretrain"),
         (("inject-noise", "digts", "--type", "symmetric", "--ratio", "0.1"), 2, "digits"),

@@ -144,3 +144,33 @@ def test_ten_thousand_classes(features: Make, ok: Ok, tmp_path: Path) -> None:
     assert [r["method"] for r in rows] == ["lp", "knn"]
     assert rows[1]["accuracy"] > 0.95
     assert not (tmp_path / "heads" / "data" / "per_class.parquet").exists()
+
+
+def _given(ok: Callable, tmp_path: Path, y_train: np.ndarray, y_test: np.ndarray) -> None:
+    X = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", X_train=X, y_train=y_train, X_test=X[:12] + 1, y_test=y_test)
+    ok("extract", "none", "arrays:x.npz", "-o", "f")
+
+
+def test_a_class_without_training_rows_is_told(ok: Callable, tmp_path: Path) -> None:
+    _given(ok, tmp_path, np.arange(30) % 2 * 2, np.arange(12) % 3)
+    ran = ok("tune", "f", "--epochs", "1", "--json")
+    assert "4 of 12 rows of split test of f are of classes that no training row has (1): they count as wrong" in ran.err
+    assert ran.json["results"][0]["accuracy"] <= 8 / 12
+
+
+def test_training_rows_as_another_domain_are_told(ok: Callable, tmp_path: Path) -> None:
+    _given(ok, tmp_path, np.arange(30) % 3, np.arange(12) % 3)
+    said = ok("tune", "f", "--epochs", "1", "--ood", "f:train", "--ood", "f:test").err
+    assert "--ood f:train has the very samples that are trained on" in said
+    assert "--ood f:test has the very samples that are judged in-domain" in said
+    assert "that no training row has" not in said
+
+
+def test_features_without_labels_are_told_so(ok: Callable, nmtool: Callable, tmp_path: Path) -> None:
+    X = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", X_train=X, X_test=X)
+    ok("extract", "none", "arrays:x.npz", "-o", "f")
+    ran = nmtool("tune", "f")
+    assert (ran.code, ran.out) == (65, "")
+    assert "f has no class labels" in ran.err

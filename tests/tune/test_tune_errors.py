@@ -180,3 +180,10 @@ def test_a_test_split_that_is_missing_or_the_training_split_is_refused(tmp_path:
         tune(tmp_path / "store", only, method="lp", epochs=1)
     with pytest.raises(UsageError, match="both to train and to test"):
         tune(tmp_path / "store", only, method="lp", epochs=1, test="train")
+
+
+def test_a_list_of_paths_repeats_the_flag(pixels: Given, store: Path) -> None:
+    path = pixels.features.path
+    for flag in ("ood", "labels"):
+        with pytest.raises(UsageError, match=f"repeat it: --{flag} A --{flag} B"):
+            tune(store, pixels.features, **{flag: (f"{path}:test,{path}:train",)})
