@@ -96,7 +96,8 @@ def _parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
     """One command-line parameter from a declared setting. None means: not given."""
     meta = field.metadata
     many = is_list(kind) and (meta["repeat"] or meta["operand"])
-    wanted: Any = bool if plain(kind) is bool else (list[str] if many else str)
+    # a list may be given in parts, too: of a flag that is repeated no value may be lost in silence
+    wanted: Any = bool if plain(kind) is bool else (list[str] if many or is_list(kind) else str)
     text = meta["doc"] + ("" if field.default in (dataclasses.MISSING, None, (), "") else f" [{_shown(field.default)}]")
     if meta["operand"]:
         optional = field.default is not dataclasses.MISSING
@@ -149,11 +150,19 @@ _COMMON: dict[str, Any] = {
 _COMMON_DEFAULTS: dict[str, Any] = {"lock_wait": 0.0, "out": None, "store": None, "config": None}
 
 
+def _one_list(parts: list[str] | None) -> str | None:
+    """``--method lp --method mlp`` as ``--method lp,mlp``; None where the flag is not given."""
+    return ",".join(parts) if parts else None
+
+
 def _stage_command(command: str, room: str, doc: str) -> Callable[..., None]:
     """A command function whose signature is the stage's settings and the common flags."""
     config_class = importlib.import_module(f"nmtool.{room}.config").Config
     kinds = types_of(config_class)
     fields = dataclasses.fields(config_class)
+    lists = {
+        f.name for f in fields if is_list(kinds[f.name]) and not f.metadata["repeat"] and not f.metadata["operand"]
+    }
     common = [
         inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=_COMMON_DEFAULTS.get(name, False), annotation=annotation
@@ -168,7 +177,7 @@ def _stage_command(command: str, room: str, doc: str) -> Callable[..., None]:
         ranks = ranks_of(command)
         console = console_from(sys.argv[1:] if ranks.rank == 0 else ["--quiet"])
         shared = {name: given.pop(name) for name in _COMMON}
-        flags = dict(given)
+        flags = {name: _one_list(value) if name in lists else value for name, value in given.items()}
         table, file = _toml(shared["config"], command)
         if "data_root" in kinds and flags["data_root"] is None and not {"data_root", "data-root"} & set(table):
             flags["data_root"] = os.environ.get("NMTOOL_DATA") or None

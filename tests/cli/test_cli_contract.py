@@ -116,6 +116,15 @@ def test_expected_errors(nmtool: Callable, tmp_path: Path, argv: tuple[str, ...]
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_list_in_parts_is_the_list(ok: Callable) -> None:
+    """``--split train --split test`` took the last alone, in silence."""
+    given = ("extract", "timm:resnet10t", "digits", "--untrained", "--dry-run")
+    whole = ok(*given, "--split", "pretrain,train", "--mean", "0.4,0.5,0.6").out
+    parts = ("--split", "pretrain", "--mean", "0.4,0.5", "--split", "train", "--mean", "0.6")
+    assert ok(*given, *parts).out == whole
+    assert "in 2 splits" in whole
+
+
 def test_config_files(nmtool: Callable, ok: Callable, tmp_path: Path) -> None:
     good = tmp_path / "good.toml"
     good.write_text('[inject-noise]\ntype = "symmetric"\nratio = [0.1]\n')
