@@ -38,8 +38,8 @@ def predict(
         str, typer.Argument(metavar="FEATURES|DATA", help="Features (FEATURES[:SPLIT]) or a data URI to extract.")
     ],
     out: Annotated[str, typer.Option("--out", "-o", metavar="FILE.parquet", help="The table of predictions.")],
-    run: Annotated[str, typer.Option(metavar="all|N[,…]", help="Which runs to ask.")] = "all",
-    split: Annotated[str, typer.Option(metavar="SPLIT[,…]", help="Splits to predict [all].")] = "",
+    run: Annotated[list[str] | None, typer.Option(metavar="all|N[,…]", help="Which runs to ask [all].")] = None,
+    split: Annotated[list[str] | None, typer.Option(metavar="SPLIT[,…]", help="Splits to predict [all].")] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Keep the probabilities of all classes, in their order.")
     ] = False,
@@ -80,6 +80,7 @@ def predict(
 
     began = time.monotonic()
     console = console_from(sys.argv[1:])
+    runs = ",".join(run or ["all"])
     target = Path(out)
     check_free(target)
     if target.suffix.lower() in _OTHERS:
@@ -92,7 +93,7 @@ def predict(
     call = _Call(
         heads=found,
         data=data,
-        splits=tuple(part.strip() for part in split.split(",")) if split else (),
+        splits=tuple(part.strip() for part in ",".join(split).split(",")) if split else (),
         probabilities=probabilities,
         trained_on=trained_on,
         model=model,
@@ -103,7 +104,7 @@ def predict(
         workers=workers,
         console=console,
     )
-    direct, tuned = _choose(call, choose_runs(found, run), asked=run != "all")
+    direct, tuned = _choose(call, choose_runs(found, runs), asked=runs != "all")
     answers = []
     artifact = None
     if direct:

@@ -112,6 +112,15 @@ def test_data_are_extracted_as_the_heads_own_were(ok: Callable, nmtool: Callable
     assert "another encoder" in refused.err
 
 
+def test_lists_may_be_given_in_parts(ok: Callable, digits: Path, tmp_path: Path) -> None:
+    features = ok("extract", "none", f"arrays:{digits / 'd.npz'}").path
+    heads = ok("tune", features, "--method", "lp", "--epochs", "1", "--seeds", "0,1,2", "--device", "cpu").path
+    parts = ("--run", "0", "--run", "2", "--split", "train", "--split", "test")
+    told = ok("predict", heads, features, *parts, "-o", "p.parquet", "--device", "cpu", "--json").json
+    assert told["runs"] == [0, 2]
+    assert {row["split"] for row in told["results"]} == {"train", "test"}
+
+
 def test_a_name_that_would_lie_is_refused(nmtool: Callable, tmp_path: Path) -> None:
     ran = nmtool("predict", "heads", "digits", "-o", "p.csv")
     assert (ran.code, ran.out) == (2, "")
