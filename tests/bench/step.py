@@ -1,7 +1,7 @@
 """A training step of ``mlp`` and ``nmtune`` beside plain PyTorch, and beside the floor that the machine sets.
 
-The floor: the step's matrix products, each measured alone at its own shape, whole or in four parts, the faster of the two
-ways; and the bytes that AdamW has to move at the measured bandwidth. Nothing is allowed for losses, activations and
+The floor: the step's matrix products, each measured alone at its own shape, whole or in four parts, the faster of
+both; and the bytes that AdamW has to move at the measured bandwidth. Nothing is allowed for losses, activations and
 gathering the rows, nor for weights that the products find in memory rather than in the cache.
 """
 
