@@ -1,10 +1,12 @@
-"""From the label cells of a table or an array to class labels. Reads nothing; refuses numbers that name no class."""
+"""From the label cells of a table or an array to class labels, or to real numbers. Reads nothing; refuses numbers that
+name no class.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +112,24 @@ def real_numbers(cells: Sequence[Cell]) -> npt.NDArray[np.float64] | None:
     except ValueError:
         return None
     return np.asarray(np.array(values, dtype=np.float64)[coded.codes])
+
+
+def whole_remark(numbers: Iterable[npt.NDArray[np.float64]], where: str) -> list[str]:
+    """A remark on real numbers that are all whole ones: classes that were saved as floating by mistake look like this.
+
+    A column of classes with empty cells in it comes out of pandas so, for one.
+
+    Args:
+        numbers: float64 arrays of labels, those that are not finite being none.
+        where: what holds them, for the message.
+    """
+    told = np.concatenate([np.zeros(0), *(values[np.isfinite(values)] for values in numbers)])
+    if not told.size or np.any(told != np.floor(told)):
+        return []
+    return [
+        f"the labels of {where} are floating and all whole numbers ({told[0]:g}, …): "
+        "they are taken as real numbers; if they are classes, save them as integers"
+    ]
 
 
 def classes_of(cells: Sequence[Cell], where: str) -> tuple[Int, tuple[str, ...]]:
