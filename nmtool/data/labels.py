@@ -132,6 +132,23 @@ def whole_remark(numbers: Iterable[npt.NDArray[np.float64]], where: str) -> list
     ]
 
 
+def odd_remark(classes: Sequence[str], where: str) -> list[str]:
+    """A remark on class names most of which are real numbers: one odd cell makes classes of a column of scores.
+
+    Args:
+        classes: the names.
+        where: what holds them, for the message.
+    """
+    odd = [name for name in classes if not _is_number(name)]
+    scores = sum(_whole(name) is None for name in classes) - len(odd)  # whole numbers are names often enough
+    if not odd or 2 * scores <= len(classes):
+        return []
+    return [
+        f"the labels of {where} are {len(classes) - len(odd)} different numbers and {odd[0]!r}, which is none: all are "
+        "taken as names of classes; if the numbers are scores, leave such cells empty"
+    ]
+
+
 def classes_of(cells: Sequence[Cell], where: str) -> tuple[Int, tuple[str, ...]]:
     """Class labels int64 [n] and class names.
 
@@ -165,6 +182,14 @@ def _out_of_range(where: str, labels: Sequence[int], top: int) -> DataError:
 
 def _empty(cell: Cell) -> bool:
     return cell is None or cell == ""
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _whole(cell: Cell) -> int | None:

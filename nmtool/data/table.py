@@ -31,7 +31,7 @@ from nmtool.data.columns import ImageCells, TableFile
 from nmtool.data.dataset import Dataset, Indexed
 from nmtool.data.images import decode
 from nmtool.data.index import combined, make_splits, numbered_content
-from nmtool.data.labels import classes_of, real_numbers, whole_remark
+from nmtool.data.labels import classes_of, odd_remark, real_numbers, whole_remark
 from nmtool.data.places import Places
 from nmtool.data.rows import Rows, columns_of, kind_of, read_rows
 from nmtool.records import UNLABELLED, Float, Int, SampleIndex, TextColumn
@@ -90,6 +90,7 @@ def open_table(where: str, *, uri: str, memo: Memo) -> Dataset:
     labels, classes, numbers = _labels(rows, tables[0].name)
     targets = None if numbers is None else {split: numbers[each.at] for split, each in rows.splits.items()}
     samples = _Samples(tables, columns, address, rows, kind, targets)
+    named = ", ".join(table.name for table in tables)
     splits = make_splits(
         kind=kind,
         classes=classes,
@@ -106,7 +107,7 @@ def open_table(where: str, *, uri: str, memo: Memo) -> Dataset:
         classes=classes,
         samples=samples,
         targets=targets,
-        remarks=whole_remark((targets or {}).values(), ", ".join(table.name for table in tables)),
+        remarks=[*whole_remark((targets or {}).values(), named), *odd_remark(classes, named)],
     )
 
 

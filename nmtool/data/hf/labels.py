@@ -10,7 +10,7 @@ import numpy as np
 
 from nmtool.data.hf.columns import Column, Roles
 from nmtool.data.hf.store import Store
-from nmtool.data.labels import CodedCells, classes_of, numbered, real_numbers, whole_remark
+from nmtool.data.labels import CodedCells, classes_of, numbered, odd_remark, real_numbers, whole_remark
 from nmtool.errors import DataError
 from nmtool.records import UNLABELLED, Float, Int
 
@@ -78,7 +78,8 @@ def labels_of(store: Store, columns: Mapping[str, Column], roles: Roles, rows: M
         remarks = [*_hidden(targets), *whole_remark(targets.values(), f"column {column!r}")]
         return Labelled(values=_none(rows), targets=targets, remarks=remarks)
     values, classes = classes_of(joined, f"column {column!r}")
-    return Labelled(values=dict(zip(cells, np.split(values, cuts), strict=True)), classes=classes)
+    parts = dict(zip(cells, np.split(values, cuts), strict=True))
+    return Labelled(values=parts, classes=classes, remarks=odd_remark(classes, f"column {column!r}"))
 
 
 def _none(rows: Mapping[str, Int]) -> dict[str, Int]:
