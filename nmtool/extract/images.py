@@ -22,7 +22,7 @@ import torch
 
 from nmtool.data.dataset import Dataset
 from nmtool.data.images import BrokenSample
-from nmtool.data.index import combined
+from nmtool.data.index import combined, numbered_content
 from nmtool.encoders.device import autocast, keep_freed_memory, one_thread_each, thread_count
 from nmtool.encoders.encoder import ImageEncoder, Pixels, TextEncoder
 from nmtool.errors import UnavailableError
@@ -106,11 +106,17 @@ def decode(dataset: Dataset, pixels: Pixels, split: str, row: int, views: Views 
         return out, "", "", time.perf_counter() - began
     except BrokenSample as error:
         count = 1 if views is None else 1 + views.count
-        content = error.content
-        if content and dataset.kind == "captions":
-            content = combined(content, dataset.caption(split, row))
+        content = _content(dataset, split, row, error.content) if error.content else ""
         blank = torch.zeros(count, 3, *pixels.size, dtype=torch.uint8)
         return blank, str(error), content, time.perf_counter() - began
+
+
+def _content(dataset: Dataset, split: str, row: int, image: str) -> str:
+    """The digest of a sample as its split's digest has it: of its image, and of what else the sample is made of."""
+    if dataset.kind == "captions":
+        return combined(image, dataset.caption(split, row))
+    targets = dataset.targets(split)
+    return image if targets is None else numbered_content(image, targets[row])
 
 
 def ready(encoder: ImageEncoder | TextEncoder, job: Job) -> ImageEncoder | TextEncoder:

@@ -148,9 +148,9 @@ def _epoch(
         now = order[:, start : start + size]
         x, y = feed.batch(now)
         if direct:
-            logits, parts = _direct(heads, x, y, loss, feed.of_heads(now))
+            logits, parts = _direct(heads, x, y, loss, feed.rows_in(now))
         else:
-            logits, parts = _recorded(heads, x, y, loss, feed.of_heads(now), terms)
+            logits, parts = _recorded(heads, x, y, loss, feed.rows_in(now), terms)
         adamw.step()
         names = list(parts)
         history.append(torch.stack([p.detach() for p in parts.values()]))
