@@ -23,6 +23,8 @@ class Sizes:
         mixture_classes, mixture_rows: cleansing.
         cli_runs: cli.
         caption_pairs: labels.
+        device: step and extract, cpu or cuda; others have their own.
+        amp: extract, mixed precision of both contenders: none, bf16 or fp16.
     """
 
     rounds: int = 3
@@ -47,6 +49,8 @@ class Sizes:
     mixture_rows: int = 2400
     cli_runs: int = 5
     caption_pairs: int = 15_000_000
+    device: str = "cpu"
+    amp: str = "none"
 
 
 QUICK = Sizes(
