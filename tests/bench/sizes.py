@@ -17,7 +17,7 @@ class Sizes:
         head_rows, head_dim, head_classes, head_epochs: heads; 50,000 rows and 30 epochs are a real table's size.
         head_rounds: heads, in place of ``rounds``: the plain loops are slow.
         grid_epochs: heads, the grid of 52 learning rates and decays; one epoch of that is much work already.
-        step_dims, step_batches: step.
+        step_dims, step_batches, step_seeds: step; so many seeds train as one stack, the plain loop one.
         table_dim, table_epochs: table14.
         spectrum_rows, spectrum_dim: spectrum.
         mixture_classes, mixture_rows: cleansing.
@@ -41,6 +41,7 @@ class Sizes:
     grid_epochs: int = 1
     step_dims: tuple[int, ...] = (768, 2048)
     step_batches: tuple[int, ...] = (64, 512)
+    step_seeds: int = 1
     table_dim: int = 2048
     table_epochs: int = 30
     spectrum_rows: int = 50_000

@@ -40,12 +40,13 @@ def bench(sizes: Sizes, work: Path) -> Found:
     for dim in sizes.step_dims:
         for batch in sizes.step_batches:
             say(f"    D {dim}, batch {batch}")
-            _one(dim, batch, sizes.rounds, choose_device(sizes.device), found)
+            _one(dim, batch, sizes, found)
     found.notes.append(_compared())
     return found
 
 
-def _one(dim: int, batch: int, rounds: int, device: torch.device, found: Found) -> None:
+def _one(dim: int, batch: int, sizes: Sizes, found: Found) -> None:
+    device, seeds = choose_device(sizes.device), sizes.step_seeds
     widths = (dim, 4 * dim, dim, CLASSES)
     products, bytes_s = _products_s(batch, widths, device), adamw_s(sum(a * b + b for a, b in pairwise(widths)), device)
     floor = products + bytes_s
@@ -54,16 +55,17 @@ def _one(dim: int, batch: int, rounds: int, device: torch.device, found: Found) 
     X = torch.randn(steps * batch, dim, generator=rng).to(device)
     y = torch.randint(CLASSES, (len(X),), generator=rng).to(device)
     contenders = {
-        "mlp": _ours("mlp", X, y, batch, steps),
+        "mlp": _ours("mlp", X, y, batch, steps, seeds),
         "plain mlp": _plain(X, y, batch, steps, 0.0),
-        "nmtune": _ours("nmtune", X, y, batch, steps),
+        "nmtune": _ours("nmtune", X, y, batch, steps, seeds),
         "plain nmtune": _plain(X, y, batch, steps, WEIGHT),
     }
-    times = in_turns(rounds, contenders)
+    times = in_turns(sizes.rounds, contenders)
+    where = (f", {seeds} seeds as one stack" if seeds > 1 else "") + (" on a GPU" if device.type == "cuda" else "")
     for method in ("mlp", "nmtune"):
         found.lines.append(
             Line(
-                what=f"{method} step, D {dim}, batch {batch}{' on a GPU' if device.type == 'cuda' else ''}",
+                what=f"{method} step, D {dim}, batch {batch}{where}",
                 unit="steps/s",
                 plain=1 / times.median(f"plain {method}"),
                 ours=1 / times.median(method),
@@ -98,8 +100,8 @@ def _fastest_s(rows: int, inner: int, columns: int, device: torch.device) -> flo
     return min(whole, product_s(*sizes, heads=PARTS, device=device))
 
 
-def _ours(method: str, X: torch.Tensor, y: torch.Tensor, batch: int, steps: int) -> Contender:
-    """Seconds a step in ``tune``'s own loop: the second epoch, from one report of progress to the next."""
+def _ours(method: str, X: torch.Tensor, y: torch.Tensor, batch: int, steps: int, seeds: int) -> Contender:
+    """Seconds a step of one head in ``tune``'s own loop: the second epoch, from one report of progress to the next."""
     # All that the plain step has is spelled out: the tool's defaults may come from elsewhere.
     config = Config(
         features="",
@@ -116,20 +118,21 @@ def _ours(method: str, X: torch.Tensor, y: torch.Tensor, batch: int, steps: int)
         weight_svd=(WEIGHT,),
         svd_topk=(1,),
         mse_reduce="row",
+        seeds=tuple(range(seeds)),
     )
-    (run,) = runs = expand(config, 0, X.shape[1])
+    runs = expand(config, 0, X.shape[1])
     labels = y.cpu().numpy()
     ids = [str(row) for row in range(len(X))]
     target = Target(source="", shown="", split="", role="id", rows=np.arange(1), ids=ids[:1], X=X[:1], y=labels[:1])
     overlay = Overlay(name="", shown="", y=labels, ratio=None)
     material = Material(X=X, ids=ids, clean=labels, overlays=(overlay,), classes=("",) * CLASSES, targets=(target,))
-    terms = Regularisers(runs, X.device) if run.terms is not None else None
+    terms = Regularisers(runs, X.device) if runs[0].terms is not None else None
 
     def sample() -> float:
         ticks: list[float] = []
         at = Bench(device=X.device, report=Silence(), advance=lambda done: ticks.append(clock()))
         fit(MlpHeads, runs, material, at, terms)
-        return (ticks[-1] - ticks[-2]) / steps
+        return (ticks[-1] - ticks[-2]) / steps / seeds
 
     return sample
 
