@@ -15,6 +15,7 @@ import json
 import os
 import struct
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from nmtool.artifact.stage import Staging
 
 CHUNK_BYTES = 8 << 20
+_READERS = 4
 _AGAIN = "make the artifact again with --force"
 _DTYPES = {"float16", "float32", "float64", "int64", "uint16", "bool"}
 
@@ -165,17 +167,29 @@ def read_array(artifact: Artifact, store: str, name: str, start: int = 0, stop: 
     stop = shape[0] if stop is None else min(stop, shape[0])
     tail = "/0" * (len(shape) - 1)
     block = np.empty((max(stop - start, 0), *shape[1:]), dtype=dtype)
-    row = start
-    while row < stop:
-        chunk = row // chunk_rows
+
+    def read(chunk: int) -> None:
         first, until = chunk * chunk_rows, min((chunk + 1) * chunk_rows, stop)
-        if row == first and until - first == chunk_rows:
-            _read_chunk(folder / f"{chunk}{tail}", block[row - start : until - start])
+        path, wanted = folder / f"{chunk}{tail}", max(first, start)
+        if wanted == first and until - first == chunk_rows:
+            _read_chunk(path, block[first - start : until - start])
         else:  # the checksum is over the whole chunk, also where only some of its rows are wanted
             whole = np.empty((chunk_rows, *shape[1:]), dtype=dtype)
-            _read_chunk(folder / f"{chunk}{tail}", whole)
-            block[row - start : until - start] = whole[row - first : until - first]
-        row = until
+            _read_chunk(path, whole)
+            block[wanted - start : until - start] = whole[wanted - first : until - first]
+
+    chunks = range(start // chunk_rows, -(-stop // chunk_rows)) if start < stop else range(0)
+    if len(chunks) < 2:
+        for chunk in chunks:
+            read(chunk)
+    else:  # memory that is touched first, and copies of the kernel's pages, are as slow as one core
+        with ThreadPoolExecutor(min(_READERS, len(chunks)), thread_name_prefix="nmtool-reader") as pool:
+            futures = [pool.submit(read, chunk) for chunk in chunks]
+            try:
+                for future in futures:  # in order: of several damaged chunks the first is told
+                    future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
     return block.astype(dtype.newbyteorder("="), copy=False)
 
 

@@ -22,8 +22,8 @@ from nmtool.artifact.memo import Memo
 from nmtool.data import files
 from nmtool.data.dataset import Dataset, Indexed
 from nmtool.data.ids import numbered_ids
-from nmtool.data.index import check_id, combined, make_splits
-from nmtool.data.labels import MAX_CLASSES, classes_of, names_of, numbered
+from nmtool.data.index import check_id, make_splits, numbered_content
+from nmtool.data.labels import MAX_CLASSES, classes_of, names_of, numbered, whole_remark
 from nmtool.data.npz import Member, Npz
 from nmtool.errors import DataError
 from nmtool.records import UNLABELLED, Float, Int, SampleIndex, check_split
@@ -45,7 +45,8 @@ class _ArraysDataset(Indexed):
         npz: Npz,
         targets: dict[str, Float] | None,
     ) -> None:
-        super().__init__(uri=uri, kind=kind, splits=splits, classes=classes, remarks=_remarks(npz, targets or {}))
+        remarks = whole_remark((targets or {}).values(), npz.name)
+        super().__init__(uri=uri, kind=kind, splits=splits, classes=classes, remarks=remarks)
         self._npz, self._targets = npz, targets
         self._unpacked: dict[str, npt.NDArray[Any]] = {}
         self._lock = threading.Lock()
@@ -114,7 +115,7 @@ def _contents(npz: Npz, key: str, targets: Float | None) -> Iterator[str]:
         yield from _samples(npz, key)
         return
     for sample, target in zip(_samples(npz, key), targets.tolist(), strict=True):
-        yield combined(sample, repr(target))
+        yield numbered_content(sample, target)
 
 
 def _samples(npz: Npz, key: str) -> Iterator[str]:
@@ -207,17 +208,6 @@ def _numbers(
     return {
         split: given[split].astype(np.float64) if split in given else np.full(n, np.nan) for split, n in rows.items()
     }
-
-
-def _remarks(npz: Npz, targets: dict[str, Float]) -> list[str]:
-    """Classes that were saved as floating by mistake look like this."""
-    told = np.concatenate([values[np.isfinite(values)] for values in targets.values()]) if targets else np.zeros(0)
-    if not told.size or np.any(told != np.floor(told)):
-        return []
-    return [
-        f"the labels of {npz.name} are floating and all whole numbers ({told[0]:g}, …): "
-        "they are taken as real numbers; if they are classes, save them as integers"
-    ]
 
 
 def _named(

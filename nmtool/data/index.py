@@ -80,6 +80,16 @@ def combined(*parts: str) -> str:
     return sha.hexdigest()
 
 
+def numbered_content(content: str, number: float) -> str:
+    """Hex sha256 of a sample, itself told by ``content``, whose label is a real number: the index's labels are classes.
+
+    Args:
+        content: hex sha256 of the sample without its label.
+        number: the label; NaN where there is none.
+    """
+    return combined(content, repr(float(number)))
+
+
 def check_id(sample: str, what: str) -> str:
     """A sample id in NFC; raises ``DataError`` where it can't be one.
 

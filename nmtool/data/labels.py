@@ -1,10 +1,12 @@
-"""From the label cells of a table or an array to class labels. Reads nothing; refuses numbers that name no class."""
+"""From the label cells of a table or an array to class labels, or to real numbers. Reads nothing; refuses numbers that
+name no class.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +114,41 @@ def real_numbers(cells: Sequence[Cell]) -> npt.NDArray[np.float64] | None:
     return np.asarray(np.array(values, dtype=np.float64)[coded.codes])
 
 
+def whole_remark(numbers: Iterable[npt.NDArray[np.float64]], where: str) -> list[str]:
+    """A remark on real numbers that are all whole ones: classes that were saved as floating by mistake look like this.
+
+    A column of classes with empty cells in it comes out of pandas so, for one.
+
+    Args:
+        numbers: float64 arrays of labels, those that are not finite being none.
+        where: what holds them, for the message.
+    """
+    told = np.concatenate([np.zeros(0), *(values[np.isfinite(values)] for values in numbers)])
+    if not told.size or np.any(told != np.floor(told)):
+        return []
+    return [
+        f"the labels of {where} are floating and all whole numbers ({told[0]:g}, …): "
+        "they are taken as real numbers; if they are classes, save them as integers"
+    ]
+
+
+def odd_remark(classes: Sequence[str], where: str) -> list[str]:
+    """A remark on class names most of which are real numbers: one odd cell makes classes of a column of scores.
+
+    Args:
+        classes: the names.
+        where: what holds them, for the message.
+    """
+    odd = [name for name in classes if not _is_number(name)]
+    scores = sum(_whole(name) is None for name in classes) - len(odd)  # whole numbers are names often enough
+    if not odd or 2 * scores <= len(classes):
+        return []
+    return [
+        f"the labels of {where} are {len(classes) - len(odd)} different numbers and {odd[0]!r}, which is none: all are "
+        "taken as names of classes; if the numbers are scores, leave such cells empty"
+    ]
+
+
 def classes_of(cells: Sequence[Cell], where: str) -> tuple[Int, tuple[str, ...]]:
     """Class labels int64 [n] and class names.
 
@@ -145,6 +182,14 @@ def _out_of_range(where: str, labels: Sequence[int], top: int) -> DataError:
 
 def _empty(cell: Cell) -> bool:
     return cell is None or cell == ""
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _whole(cell: Cell) -> int | None:

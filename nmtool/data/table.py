@@ -1,7 +1,7 @@
 """``table:FILE.parquet|.csv|.tsv``: a manifest of samples, a row each.
 
 Columns: ``path`` (an image file, relative to the table's folder, which it may not leave) or ``image`` (bytes, Parquet
-only) or ``text`` (and ``text_b``); and, as far as there are, ``label`` (whole number or name; a real number for text),
+only) or ``text`` (and ``text_b``); and, as far as there are, ``label`` (whole number, name or real number),
 ``caption``, ``split``, ``domain``. Other names are mapped: ``?text=sentence1&label=score``; ``root=images`` names the
 folder that paths start from. ``table:train=a.tsv,test=b.tsv`` joins files as splits; their own split columns are then
 ignored.
@@ -30,11 +30,10 @@ from nmtool.data.address import Address, parse
 from nmtool.data.columns import ImageCells, TableFile
 from nmtool.data.dataset import Dataset, Indexed
 from nmtool.data.images import decode
-from nmtool.data.index import combined, make_splits
-from nmtool.data.labels import classes_of, real_numbers
+from nmtool.data.index import combined, make_splits, numbered_content
+from nmtool.data.labels import classes_of, odd_remark, real_numbers, whole_remark
 from nmtool.data.places import Places
 from nmtool.data.rows import Rows, columns_of, kind_of, read_rows
-from nmtool.errors import DataError
 from nmtool.records import UNLABELLED, Float, Int, SampleIndex, TextColumn
 
 
@@ -49,9 +48,10 @@ class TableDataset(Indexed):
         splits: dict[str, SampleIndex],
         classes: tuple[str, ...],
         samples: _Samples,
-        targets: Float | None,
+        targets: Mapping[str, Float] | None,
+        remarks: Sequence[str],
     ) -> None:
-        super().__init__(uri=uri, kind=kind, splits=splits, classes=classes)
+        super().__init__(uri=uri, kind=kind, splits=splits, classes=classes, remarks=remarks)
         self._samples, self._targets = samples, targets
 
     def image(self, split: str, row: int) -> npt.NDArray[np.uint8]:
@@ -71,7 +71,7 @@ class TableDataset(Indexed):
 
     def targets(self, split: str) -> Float | None:
         """Real-number labels float64 [n], NaN where there is none; None where the labels are classes."""
-        return None if self._targets is None else self._targets[self._samples.rows.splits[split].at]
+        return None if self._targets is None else self._targets[split]
 
 
 def open_table(where: str, *, uri: str, memo: Memo) -> Dataset:
@@ -87,8 +87,10 @@ def open_table(where: str, *, uri: str, memo: Memo) -> Dataset:
     columns = [columns_of(table, address) for table in tables]
     kind = kind_of(tables, columns)
     rows = read_rows(tables, columns, address)
-    labels, classes, targets = _labels(rows, kind, tables[0].name)
+    labels, classes, numbers = _labels(rows, tables[0].name)
+    targets = None if numbers is None else {split: numbers[each.at] for split, each in rows.splits.items()}
     samples = _Samples(tables, columns, address, rows, kind, targets)
+    named = ", ".join(table.name for table in tables)
     splits = make_splits(
         kind=kind,
         classes=classes,
@@ -98,7 +100,15 @@ def open_table(where: str, *, uri: str, memo: Memo) -> Dataset:
         question=samples.question,
         trusted=samples.trusted,
     )
-    return TableDataset(uri=uri, kind=kind, splits=splits, classes=classes, samples=samples, targets=targets)
+    return TableDataset(
+        uri=uri,
+        kind=kind,
+        splits=splits,
+        classes=classes,
+        samples=samples,
+        targets=targets,
+        remarks=[*whole_remark((targets or {}).values(), named), *odd_remark(classes, named)],
+    )
 
 
 def _open(where: str) -> TableFile:
@@ -106,20 +116,15 @@ def _open(where: str) -> TableFile:
     return TableFile(path, path.name)
 
 
-def _labels(rows: Rows, kind: str, name: str) -> tuple[Int, tuple[str, ...], Float | None]:
+def _labels(rows: Rows, name: str) -> tuple[Int, tuple[str, ...], Float | None]:
     """Class labels int64 [n] in the tables' order, class names, and the labels that are real numbers."""
     n = int(rows.starts[-1])
     if rows.labels is None or all(cell is None for cell in rows.labels.cells):
         return np.full(n, UNLABELLED, dtype=np.int64), (), None
-    targets = real_numbers(rows.labels)
-    if targets is None:
+    numbers = real_numbers(rows.labels)
+    if numbers is None:
         return *classes_of(rows.labels, f"the label column of {name}"), None
-    if kind != "text":
-        shown = next(cell for cell in rows.labels if cell not in (None, ""))
-        raise DataError(
-            f"labels that are real numbers (such as {shown})", "classes: whole numbers or names", "map another column"
-        )
-    return np.full(n, UNLABELLED, dtype=np.int64), (), targets
+    return np.full(n, UNLABELLED, dtype=np.int64), (), numbers
 
 
 class _Samples:
@@ -132,7 +137,7 @@ class _Samples:
         address: Address,
         rows: Rows,
         kind: str,
-        targets: Float | None,
+        targets: Mapping[str, Float] | None,
     ) -> None:
         self.rows = rows
         self._tables, self._columns, self._address = tables, columns, address
@@ -178,16 +183,16 @@ class _Samples:
 
     def contents(self, split: str) -> Iterator[str]:
         """Hex digests of the samples of a split; an image file that rows side by side name is read once."""
-        target: tuple[str, ...] = ()
-        for row, at in enumerate(self.rows.splits[split].at):
+        targets = None if self._targets is None else self._targets[split]
+        for row in range(len(self.rows.splits[split].at)):
             if self._kind == "text":
-                if self._targets is not None:
-                    target = (repr(float(self._targets[at])),)
+                target = () if targets is None else (repr(float(targets[row])),)
                 yield combined(*self.texts(split, row), *target)
             elif self._kind == "captions":
                 yield combined(self._image_digest(split, row), *self.texts(split, row))
             else:
-                yield self._image_digest(split, row)
+                digest = self._image_digest(split, row)
+                yield digest if targets is None else numbered_content(digest, targets[row])
 
     def _columns_of_texts(self) -> list[TextColumn]:
         with self._lock:

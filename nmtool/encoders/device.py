@@ -71,6 +71,17 @@ def keep_freed_memory() -> None:
             libc.mallopt(name, value)
 
 
+AMP = ("none", "bf16", "fp16")
+
+
+def autocast(device: torch.device, amp: str) -> torch.autocast:
+    """The mixed precision that is asked for, one of ``AMP``."""
+    import torch
+
+    dtype = torch.float16 if amp == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=amp != "none")
+
+
 @contextlib.contextmanager
 def one_thread_each() -> Iterator[None]:
     """Let torch use one thread in each of the threads started meanwhile; what was set before comes back.

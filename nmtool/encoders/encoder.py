@@ -5,6 +5,7 @@ Importing this file imports torch. A family's own module is imported when one of
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,10 @@ class ImageEncoder:
     def features(self, batch: Tensor) -> Tensor:
         """Features float [B, D] of prepared images [B, 3, H, W]."""
         return self.features_by(self.module, batch)
+
+    def compiled(self) -> ImageEncoder:
+        """The same, by ``torch.compile``: each shape of a batch is compiled when it is first met, at a cost."""
+        return dataclasses.replace(self, tap=torch.compile(self.tap, dynamic=False))
 
     def prepare(self, image: npt.NDArray[np.uint8]) -> Tensor:
         """RGB uint8 [h, w, 3] as float32 [3, H, W]: the family's own evaluation transform."""

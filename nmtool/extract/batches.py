@@ -26,7 +26,7 @@ class Job:
     """How to encode.
 
     Attributes:
-        dtype: float32, float16 (stored so) or bfloat16 (computed so).
+        dtype: float32, float16 (stored so) or bfloat16 (computed so, and stored as float32).
         on_error: fail or skip.
         batch_size: samples a forward pass.
         device: auto, cpu, cuda or cuda:N.
@@ -34,6 +34,8 @@ class Job:
         model: the model as the user named it, for the summary.
         views: augmented views that are encoded beside each image, or None.
         decode: who decodes JPEG files: ``cpu`` (Pillow), ``cuda``.
+        amp: mixed precision of the encoder: none, bf16 (also where dtype is bfloat16) or fp16.
+        compile: whether the encoder is compiled; all its batches are of one shape then.
     """
 
     dtype: str
@@ -44,6 +46,8 @@ class Job:
     model: str
     views: Views | None = None
     decode: str = "cpu"
+    amp: str = "none"
+    compile: bool = False
 
     @property
     def stored_as(self) -> str:
@@ -53,11 +57,12 @@ class Job:
 
 @dataclass(slots=True)
 class Clock:
-    """Seconds: decoding (or tokenizing) and encoding summed over threads; the main thread's wait for either."""
+    """Seconds: decoding (or tokenizing) and encoding, summed over threads; the main thread's wait; compiling."""
 
     decode: float = 0.0
     encode: float = 0.0
     wait: float = 0.0
+    compile: float = 0.0
 
 
 def shares(seconds: float, decode_s: float, encode_s: float, blocked_s: float) -> dict[str, float]:

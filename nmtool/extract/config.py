@@ -31,6 +31,16 @@ class Config:
         key=True,
         choices=("float32", "float16", "bfloat16"),
     )
+    # Both enter the key only where they are asked for: so keys without them are what they were.
+    amp: str = setting(
+        "none",
+        doc="mixed precision of the encoder; --dtype says how features are stored (bfloat16 there is bf16 here)",
+        key=False,
+        choices=("none", "bf16", "fp16"),
+    )
+    compile: bool = setting(
+        False, doc="torch.compile the encoder of images: a while at first, then faster; needs a C++ compiler", key=False
+    )
     on_error: str = setting(
         "fail", doc="a sample that can't be read: stop, or keep its row, marked", key=True, choices=("fail", "skip")
     )

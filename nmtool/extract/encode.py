@@ -37,7 +37,9 @@ def encode_splits(
         UnavailableError: the device or the encoder's package is not there.
     """
     device = _device_of(choose_device(job.device), job, crew)
-    encoder = load(resolved, device)
+    if job.compile:
+        report.info("the encoder is compiled with its first batch, which takes a while")
+    encoder = images.ready(load(resolved, device), job)
     count = job.views.count if job.views else 0
     dim, stored_as = resolved.spec.dim, job.stored_as
     writers = [SplitWriter(staging, dataset.splits[split], dim, stored_as, count) for split in splits]
@@ -125,8 +127,11 @@ def _summary(
         decode_s, encode_s = clock.decode / threads, clock.encode / threads
     else:  # decoded in threads, encoded here
         decode_s, encode_s = clock.wait, clock.encode
-    spent = shares(seconds, decode_s, encode_s, behind.blocked_s)
+    compile_s = min(clock.compile, seconds)
+    spent = shares(seconds - compile_s, decode_s, encode_s, behind.blocked_s)
     verbs = {"decode": "tokenizing" if spec.tower == "text" else "decoding", "encode": "encoding", "write": "writing"}
+    if job.compile:
+        spent, verbs = {"compile": compile_s, **spent}, {"compile": "compiling", **verbs}
     bottleneck = verbs[max(verbs, key=lambda name: spent[name])]
     rate = rows / max(seconds, 1e-9)
     report.info(
@@ -143,6 +148,8 @@ def _summary(
         "untrained": spec.untrained,
         "dim": spec.dim,
         "dtype": job.dtype,
+        **({"amp": job.amp} if job.amp != "none" and job.dtype != "bfloat16" else {}),
+        **({"compile": True} if job.compile else {}),
         "splits": counts,
         **({"views": job.views.to_json()} if job.views else {}),
         "samples_per_s": round(rate, 1),

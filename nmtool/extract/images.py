@@ -8,6 +8,8 @@ decoded again.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -20,9 +22,10 @@ import torch
 
 from nmtool.data.dataset import Dataset
 from nmtool.data.images import BrokenSample
-from nmtool.data.index import combined
-from nmtool.encoders.device import keep_freed_memory, one_thread_each, thread_count
-from nmtool.encoders.encoder import ImageEncoder, Pixels
+from nmtool.data.index import combined, numbered_content
+from nmtool.encoders.device import autocast, keep_freed_memory, one_thread_each, thread_count
+from nmtool.encoders.encoder import ImageEncoder, Pixels, TextEncoder
+from nmtool.errors import UnavailableError
 from nmtool.extract.batches import Clock, Job, finished, pool_of, waited
 from nmtool.extract.jpeg import decoding
 from nmtool.extract.views import Views
@@ -103,49 +106,118 @@ def decode(dataset: Dataset, pixels: Pixels, split: str, row: int, views: Views 
         return out, "", "", time.perf_counter() - began
     except BrokenSample as error:
         count = 1 if views is None else 1 + views.count
-        content = error.content
-        if content and dataset.kind == "captions":
-            content = combined(content, dataset.caption(split, row))
+        content = _content(dataset, split, row, error.content) if error.content else ""
         blank = torch.zeros(count, 3, *pixels.size, dtype=torch.uint8)
         return blank, str(error), content, time.perf_counter() - began
+
+
+def _content(dataset: Dataset, split: str, row: int, image: str) -> str:
+    """The digest of a sample as its split's digest has it: of its image, and of what else the sample is made of."""
+    if dataset.kind == "captions":
+        return combined(image, dataset.caption(split, row))
+    targets = dataset.targets(split)
+    return image if targets is None else numbered_content(image, targets[row])
+
+
+def ready(encoder: ImageEncoder | TextEncoder, job: Job) -> ImageEncoder | TextEncoder:
+    """The encoder as the job wants it."""
+    return encoder.compiled() if job.compile and isinstance(encoder, ImageEncoder) else encoder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launched:
+    """Features on their way to the host.
+
+    Attributes:
+        parts: for the images, and for each view of them, their [b, D] on the host; not to be read before ``arrived``.
+        arrived: what a GPU tells when they are there; None where they are.
+        views: whether there are any.
+    """
+
+    parts: Sequence[Sequence[torch.Tensor]]
+    arrived: torch.cuda.Event | None
+    views: bool
+
+    def features(self) -> npt.NDArray[np.float32]:
+        """Wait: [B, D], or with K views [B, 1 + K, D]."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        every = [np.concatenate([some.numpy() for some in part]) for part in self.parts]
+        return np.stack(every, axis=1) if self.views else every[0]
 
 
 def encode(
     encoder: ImageEncoder, images: Sequence[torch.Tensor], job: Job, device: torch.device
 ) -> npt.NDArray[np.float32]:
-    """Stack, normalise and encode, in float32 or with bfloat16 autocast: [B, D], or with K views [B, 1 + K, D].
+    """Stack, normalise and encode, in float32 or in mixed precision: [B, D], or with K views [B, 1 + K, D].
 
     The images themselves go through the encoder without the views, so that views change not a bit of their features.
     """
+    return launch(encoder, images, job, device).features()
+
+
+def launch(encoder: ImageEncoder, images: Sequence[torch.Tensor], job: Job, device: torch.device) -> Launched:
+    """``encode`` without waiting for a GPU: it works while the next batch is gathered, and the last one is stored."""
     every = torch.stack(list(images))
     if device.type == "cuda":
         every = every.pin_memory().to(device, non_blocking=True)
-    parts = []
-    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=job.dtype == "bfloat16"):
-        for pixels in every.unbind(1):
-            few = torch.split(pixels, AT_ONCE) if device.type == "cpu" else (pixels,)
-            parts.append(np.concatenate([_forward(encoder, some) for some in few]))
-    return parts[0] if job.views is None else np.stack(parts, axis=1)
+    most = min(AT_ONCE, job.batch_size) if device.type == "cpu" else max(job.batch_size, len(every))
+    with torch.inference_mode(), autocast(device, job.amp):
+        parts = [
+            [_forward(encoder, some, most if job.compile else 0) for some in torch.split(pixels, most)]
+            for pixels in every.unbind(1)
+        ]
+    arrived = None
+    if device.type == "cuda":
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record(torch.cuda.current_stream(device))
+    return Launched(parts=parts, arrived=arrived, views=job.views is not None)
 
 
-def _forward(encoder: ImageEncoder, pixels: torch.Tensor) -> npt.NDArray[np.float32]:
+def _forward(encoder: ImageEncoder, pixels: torch.Tensor, rows: int) -> torch.Tensor:
+    """Features float32 [b, D] on the host, or on their way there; filled up with blanks to ``rows`` meanwhile."""
+    count = len(pixels)
+    if count < rows:  # what is compiled is compiled for one shape
+        pixels = torch.cat([pixels, pixels.new_zeros(rows - count, *pixels.shape[1:])])
     # channels last: 1.6 times as fast for convolutions on CPU, and nothing to others
     batch = encoder.pixels.normalise(pixels).contiguous(memory_format=torch.channels_last)
-    features: npt.NDArray[np.float32] = encoder.features(batch).float().cpu().numpy()
-    return features
+    features = encoder.features(batch)[:count].float()
+    return features.to("cpu", non_blocking=True)  # from a GPU into pinned memory
 
 
-def _encoded(
-    encoder: ImageEncoder, batch: Batch, decoded: Sequence[Decoded], job: Job, device: torch.device
-) -> Encoded:
+def _warm(encoder: ImageEncoder, job: Job, device: torch.device, clock: Clock) -> None:
+    """Compile before threads use it, so that they need not wait for each other, and that what is wrong shows.
+
+    Raises:
+        UnavailableError: it can't be compiled here.
+    """
+    if not job.compile:
+        return
     began = time.perf_counter()
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+    # it warns of the CUDA toolkit that a CPU has no use for
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    blank = torch.zeros(1, 3, *encoder.pixels.size, dtype=torch.uint8)
+    try:
+        launch(encoder, [blank], dataclasses.replace(job, views=None), device).features()
+    except TorchDynamoException as error:
+        raise UnavailableError(
+            f"torch.compile can't compile {encoder.spec.arch}: {str(error).strip().partition(chr(10))[0]}",
+            "a C++ compiler, and on CUDA Triton",
+            "install them, or leave --compile",
+        ) from error
+    clock.compile = time.perf_counter() - began
+
+
+def _encoded(batch: Batch, decoded: Sequence[Decoded], features: npt.NDArray[np.float32], encode_s: float) -> Encoded:
     batch.writer.contents.update({batch.start + at: d[2] for at, d in enumerate(decoded) if d[2]})
     return Encoded(
         batch=batch,
-        features=encode(encoder, [d[0] for d in decoded], job, device),
+        features=features,
         errors={batch.start + at: why for at, (_, why, _, _) in enumerate(decoded) if why},
         decode_s=sum(d[3] for d in decoded),
-        encode_s=time.perf_counter() - began,
+        encode_s=encode_s,
     )
 
 
@@ -158,11 +230,14 @@ def _on_cpu(
         split = batch.writer.index.split
         rows = range(batch.start, batch.stop)
         decoded = [decode(dataset, encoder.pixels, split, row, job.views) for row in rows]
-        return _encoded(encoder, batch, decoded, job, device)
+        began = time.perf_counter()
+        features = encode(encoder, [d[0] for d in decoded], job, device)
+        return _encoded(batch, decoded, features, time.perf_counter() - began)
 
     threads = thread_count(job.workers)
     keep_freed_memory()
     with one_thread_each(), pool_of(threads) as pool:
+        _warm(encoder, job, device, clock)
         flying: deque[Future[Encoded]] = deque()
         for batch in batches:
             flying.append(pool.submit(work, batch))
@@ -175,20 +250,30 @@ def _on_cpu(
 def _on_gpu(
     dataset: Dataset, encoder: ImageEncoder, batches: Sequence[Batch], job: Job, device: torch.device, clock: Clock
 ) -> Generator[Encoded]:
-    """Decoding in threads, some batches ahead; encoding here."""
+    """Decoding in threads, some batches ahead; encoding here, one batch ahead of what is handed on."""
+    _warm(encoder, job, device, clock)
     with pool_of(thread_count(job.workers)) as pool:
         flying: deque[tuple[Batch, list[Future[Decoded]]]] = deque()
+        ahead: tuple[Batch, list[Decoded], Launched, float] | None = None
         left = iter(batches)
         while True:
             while len(flying) <= AHEAD and (batch := next(left, None)) is not None:
                 split, rows = batch.writer.index.split, range(batch.start, batch.stop)
                 futures = [pool.submit(decode, dataset, encoder.pixels, split, row, job.views) for row in rows]
                 flying.append((batch, futures))
-            if not flying:
+            before, ahead = ahead, None
+            if flying:
+                batch, futures = flying.popleft()
+                decoded = [waited(future, clock) for future in futures]
+                began = time.perf_counter()
+                launched = launch(encoder, [d[0] for d in decoded], job, device)
+                ahead = (batch, decoded, launched, time.perf_counter() - began)
+            if before is not None:
+                began = time.perf_counter()
+                features = before[2].features()
+                yield _encoded(before[0], before[1], features, before[3] + time.perf_counter() - began)
+            elif ahead is None:
                 return
-            batch, futures = flying.popleft()
-            decoded = [waited(future, clock) for future in futures]
-            yield _encoded(encoder, batch, decoded, job, device)
 
 
 def _chunks(

@@ -31,8 +31,8 @@ from nmtool.extract.run import chosen_views, job_of, resolve_model
 from nmtool.numerics.seeds import generator
 
 # Largest difference in a row over the row's largest value. Other batches and other kernels move the last bits of
-# float32; float16 is rounded to 11 bits when it is stored, bfloat16 to 8 bits in every layer.
-TOLERANCE = {"float32": 1e-4, "float16": 2e-3, "bfloat16": 5e-2}
+# float32; float16 is rounded to 11 bits when it is stored, bfloat16 (bf16) to 8 bits and fp16 to 11 in every layer.
+TOLERANCE = {"float32": 1e-4, "float16": 2e-3, "bfloat16": 5e-2, "bf16": 5e-2, "fp16": 1e-2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ def replay(artifact: Artifact, asked: Asked, session: Session) -> Replayed:
     ]  # a row at a time: its chunk is read, and no more of the store is ever in memory
     tolerance = asked.tolerance
     if tolerance is None:
-        tolerance = TOLERANCE[config.dtype] if resolved else 0.0
+        tolerance = max(TOLERANCE[config.dtype], TOLERANCE.get(config.amp, 0.0)) if resolved else 0.0
     drifts.sort(key=lambda drift: (-drift.relative, drift.split, drift.row))
     return Replayed(rows=tuple(drifts), of=total, seed=seed, tolerance=tolerance)
 
@@ -198,10 +198,11 @@ def _encoded(dataset: Dataset, resolved: Resolved, config: Config, chosen: Mappi
     """Split, row, its features anew ([D], or [1 + K, D] with views) and why it has none."""
     from nmtool.encoders.device import choose_device
     from nmtool.encoders.encoder import load
+    from nmtool.extract.images import ready
     from nmtool.extract.rows import encode_rows
 
     job, device = job_of(config, chosen_views(config, resolved)), choose_device(config.device)
-    encoder = load(resolved, device)
+    encoder = ready(load(resolved, device), job)
     out: Again = []
     for split, rows in chosen.items():
         block, errors, _ = encode_rows(dataset, encoder, split, rows, job, device)

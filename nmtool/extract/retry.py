@@ -30,7 +30,21 @@ from nmtool.errors import DataError, NmtoolError, UsageError
 from nmtool.records import ArtifactRef
 
 # What a summary says of the encoder and of the data, and so holds for the rows that are taken over.
-_KEPT = ("model", "arch", "tower", "feature", "normalize", "untrained", "dim", "dtype", "views", "batch_size", "device")
+_KEPT = (
+    "model",
+    "arch",
+    "tower",
+    "feature",
+    "normalize",
+    "untrained",
+    "dim",
+    "dtype",
+    "amp",
+    "compile",
+    "views",
+    "batch_size",
+    "device",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,10 +192,11 @@ def encode_marked(earlier: Earlier, dataset: Dataset, resolved: Resolved, job: A
     from nmtool.encoders.device import choose_device
     from nmtool.encoders.encoder import load
     from nmtool.extract.batches import NOT_FINITE
+    from nmtool.extract.images import ready
     from nmtool.extract.rows import encode_rows
 
     device = choose_device(job.device)
-    encoder = load(resolved, device)
+    encoder = ready(load(resolved, device), job)
     filled = {}
     for split, rows in earlier.marked.items():
         block, errors, contents = encode_rows(dataset, encoder, split, rows, job, device)

@@ -5,6 +5,7 @@ Refuses data that the encoder can't read before any work starts. Importing this 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from nmtool.extract.batches import Job
 
 EPOCH = 1
+# Features that no layer's hook ends the pass for.
+_WHOLE_PASS = ("pre_logits", "cls", "mean", "last", "projected")
 
 
 def run(config: Config, session: Session) -> ArtifactRef:
@@ -56,6 +59,7 @@ def run(config: Config, session: Session) -> ArtifactRef:
     resolved = resolve_model(config, kwargs, dataset, session)
     spec = resolved.spec if resolved else READY_MADE
     views = chosen_views(config, resolved)
+    config = computed(config, resolved)
     digests = {split: dataset.splits[split].digest for split in splits}
     real = [split for split in splits if dataset.targets(split) is not None]
     data = InputRef(role="data", kind="index", key="", content=sha256(canonical(digests)))
@@ -70,6 +74,8 @@ def run(config: Config, session: Session) -> ArtifactRef:
             # left out where there are none: so that older keys hold
             **({"views": views.to_json()} if views else {}),
             **({"decode": decoder_named(config, resolved)} if config.decode != "cpu" else {}),
+            **({"amp": config.amp} if config.amp != "none" else {}),
+            **({"compile": True} if config.compile else {}),
             # likewise
             **({"targets": real} if real else {}),
         },
@@ -190,6 +196,27 @@ def decoder_named(config: Config, resolved: Resolved | None) -> dict[str, str]:
     return {"jpeg": config.decode, "torchvision": versions(("torchvision",))["torchvision"]}
 
 
+def computed(config: Config, resolved: Resolved | None) -> Config:
+    """Settings with one name for each way to compute: ``--amp bf16`` stored as float32 is ``--dtype bfloat16``.
+
+    Raises:
+        UsageError: ways that exclude each other, or where nothing is computed here; compiling what can't be.
+    """
+    asked = [flag for flag, given in (("--amp", config.amp != "none"), ("--compile", config.compile)) if given]
+    if asked and (resolved is None or resolved.service is not None):
+        raise UsageError(f"{' and '.join(asked)} with MODEL {config.model}", "neither: nothing is computed here")
+    if config.dtype == "bfloat16" and config.amp == "fp16":
+        raise UsageError("--dtype bfloat16 with --amp fp16", "one of them", "--dtype float16 --amp fp16, say")
+    if config.compile and resolved is not None:
+        if resolved.spec.tower != "image":
+            raise UsageError("--compile for texts, whose lengths differ from batch to batch", "images")
+        if resolved.spec.feature not in _WHOLE_PASS:
+            raise UsageError(f"--compile with the layer {resolved.spec.feature}", "a feature of the whole pass")
+    if config.amp == "bf16" and config.dtype == "float32":
+        config = dataclasses.replace(config, dtype="bfloat16")
+    return dataclasses.replace(config, amp="none") if config.dtype == "bfloat16" else config
+
+
 def _origin(config: Config, kwargs: Mapping[str, object]) -> dict[str, object]:
     """What ``turn`` needs to read images and weights again, as it was given here."""
     overrides = {k: list(v) if isinstance(v, tuple) else v for k, v in config.overrides().items() if v is not None}
@@ -248,4 +275,6 @@ def job_of(config: Config, views: Views | None) -> Job:
         model=config.model,
         views=views,
         decode=config.decode,
+        amp="bf16" if config.dtype == "bfloat16" else config.amp,
+        compile=config.compile,
     )

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from nmtool.data.dataset import Dataset
-from nmtool.encoders.device import keep_freed_memory, one_thread_each, thread_count
+from nmtool.encoders.device import autocast, keep_freed_memory, one_thread_each, thread_count
 from nmtool.encoders.encoder import TextEncoder, Tokens
 from nmtool.extract.batches import Clock, Job, finished, pool_of, waited
 from nmtool.extract.write import Chunk, SplitWriter
@@ -107,9 +107,8 @@ def batches_of(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 def encode_texts(
     encoder: TextEncoder, tokens: Sequence[Tokens], job: Job, device: torch.device
 ) -> npt.NDArray[np.float32]:
-    """A batch through the encoder, in float32 or with bfloat16 autocast: [B, D]."""
-    bf16 = torch.autocast(device.type, dtype=torch.bfloat16, enabled=job.dtype == "bfloat16")
-    with torch.inference_mode(), bf16:
+    """A batch through the encoder, in float32 or in mixed precision: [B, D]."""
+    with torch.inference_mode(), autocast(device, job.amp):
         features: npt.NDArray[np.float32] = (
             encoder.features(encoder.tokenizer.batch(tokens, device)).float().cpu().numpy()
         )

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from nmtool.artifact.stage import Reporter, Staging
+from nmtool.encoders.device import autocast
 from nmtool.encoders.timm import Pixels
 from nmtool.errors import DivergedError
 from nmtool.numerics.seeds import generator, torch_seed
@@ -70,7 +71,7 @@ def train(
                 to_device(raw, device), config.augment, generator(config.seed, "pretrain", "augment", step)
             )
             where = torch.from_numpy(at).to(device)
-            with autocast(config, device):
+            with autocast(device, config.amp):
                 logits = forward(laid_out(pixels.normalise(batch), config))
                 loss = F.cross_entropy(logits, labels[where], label_smoothing=config.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
@@ -153,7 +154,7 @@ def validate(
     right = 0
     with torch.no_grad():
         for at, raw in zip(positions, images.batches(positions), strict=True):
-            with autocast(config, device):
+            with autocast(device, config.amp):
                 logits = model(laid_out(pixels.normalise(to_device(raw, device)), config))
             right += int((logits.argmax(dim=1).cpu() == torch.from_numpy(clean[at])).sum())
     return right / len(clean)
@@ -167,9 +168,3 @@ def to_device(images: torch.Tensor, device: torch.device) -> torch.Tensor:
 def laid_out(images: torch.Tensor, config: Config) -> torch.Tensor:
     """In the memory layout that was asked for."""
     return images.contiguous(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
-
-
-def autocast(config: Config, device: torch.device) -> torch.autocast:
-    """The mixed precision that was asked for."""
-    dtype = torch.float16 if config.amp == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=config.amp != "none")

@@ -96,6 +96,10 @@ class Feed:
         """The rows [K, B] of each head, of the rows [U, B] of one step."""
         return rows if self._one_to_one else rows[self._of_head]
 
+    def rows_in(self, rows: Tensor) -> Tensor:
+        """The rows [K, B] that the features and labels of a batch are of, in their order, of the rows [U, B]."""
+        return self.of_heads(rows)
+
     def scaled(self, x: Tensor) -> Tensor:
         """Features [B, D] as each head sees them: [K or 1, B, D]."""
         return self._spread(self._scaling(x[None]))
@@ -129,6 +133,10 @@ class ViewFeed(Feed):
         x = torch.cat([self._views[rows, view] for view in self._pair], 1)
         labels = self.y[self._labels_of, self.of_heads(rows)]
         return self._spread(self._scaling(x)), labels.repeat(1, 2)
+
+    def rows_in(self, rows: Tensor) -> Tensor:
+        """As of ``Feed``: [K, 2 B]."""
+        return self.of_heads(rows).repeat(1, 2)
 
 
 def _together(scalings: Sequence[Scaling]) -> Scaling:

@@ -89,8 +89,9 @@ def fit(
     loss = class_loss(runs, material)
     steps = -(-feed.n // probe.batch_size)
     adamw = StackAdamW(heads.parameters, runs, steps * probe.epochs)
-    # all indices: a stack may be cut otherwise on another device
-    which = sha256(canonical([run.index for run in runs]))[7:23]
+    # all indices and shapes: another device may cut a stack otherwise, and the layers within it
+    shapes = {name: list(p.shape) for name, p in heads.parameters.items()}
+    which = sha256(canonical([[run.index for run in runs], shapes]))[7:23]
     name = f"stack-{tag}{which}.safetensors"
     epochs = _restore(bench.kept(name), heads, adamw, loss) or [[] for _ in runs]
     bench.advance(len(runs) * len(epochs[0]))
@@ -147,9 +148,9 @@ def _epoch(
         now = order[:, start : start + size]
         x, y = feed.batch(now)
         if direct:
-            logits, parts = _direct(heads, x, y, loss, feed.of_heads(now))
+            logits, parts = _direct(heads, x, y, loss, feed.rows_in(now))
         else:
-            logits, parts = _recorded(heads, x, y, loss, feed.of_heads(now), terms)
+            logits, parts = _recorded(heads, x, y, loss, feed.rows_in(now), terms)
         adamw.step()
         names = list(parts)
         history.append(torch.stack([p.detach() for p in parts.values()]))

@@ -88,13 +88,27 @@ class LinearHeads:
     def export(self, k: int) -> dict[str, Tensor]:
         """Head k as PyTorch's layers hold it: ``NAME.weight`` [out, in], ``NAME.bias`` [out], other vectors flat."""
         tensors = {name: p.detach()[k] for name, p in {**self.parameters, **self.buffers}.items()}
-        return {name: (t.T if name.endswith(".weight") else t.flatten()).contiguous() for name, t in tensors.items()}
+        return {
+            name: (self.whole(name, t).T if name.endswith(".weight") else t.flatten()).contiguous()
+            for name, t in tensors.items()
+        }
+
+    def whole(self, name: str, kept: Tensor) -> Tensor:
+        """A weight [in, out] from what one head keeps of it."""
+        del name
+        return kept
+
+    def kept(self, name: str, whole: Tensor) -> Tensor:
+        """What one head keeps of a weight [in, out]: the inverse of ``whole``."""
+        del name
+        return whole
 
     def restore(self, k: int, tensors: Mapping[str, Tensor]) -> None:
         """Make head k the one that ``export`` gave; raises ``KeyError`` or ``ValueError`` where it does not fit."""
         with torch.no_grad():
             for name, mine in {**self.parameters, **self.buffers}.items():
-                given = tensors[name].T if name.endswith(".weight") else tensors[name]
-                if given.numel() != mine[k].numel() or given.shape[-1] != mine.shape[-1]:
-                    raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}")
-                mine[k] = given.reshape(mine[k].shape)
+                given, place = tensors[name], mine[k]
+                whole = self.whole(name, place).T if name.endswith(".weight") else place.flatten()
+                if given.shape != whole.shape:
+                    raise ValueError(f"{name} has shape {tuple(given.shape)}")
+                place.copy_(self.kept(name, given.T) if name.endswith(".weight") else given.reshape(place.shape))

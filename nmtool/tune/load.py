@@ -162,7 +162,8 @@ def _target(source: Source, role: str, classes: tuple[str, ...], device: torch.d
         )
     rows = np.flatnonzero(y >= 0).astype(np.int64)
     if rows.size == 0:
-        raise DataError(f"split {source.split} of {source.shown} has no row to judge", "labelled rows of known classes")
+        wanted = "labelled rows" if source.real else "labelled rows of known classes"
+        raise DataError(f"split {source.split} of {source.shown} has no row to judge", wanted)
     X = torch.from_numpy(table.features[rows].astype(np.float32)).to(device)
     return Target(
         source=source.name,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nmtool.encoders.device import autocast
 from nmtool.encoders.encoder import ImageEncoder, Pixels
 from nmtool.numerics import losses
 from nmtool.records import Float, Int
@@ -88,8 +89,7 @@ class Network(nn.Module):
 
     def autocast(self, amp: str) -> torch.autocast:
         """The mixed precision that is asked for: none, bf16 or fp16."""
-        dtype = torch.float16 if amp == "fp16" else torch.bfloat16
-        return torch.autocast(self.device.type, dtype=dtype, enabled=amp != "none")
+        return autocast(self.device, amp)
 
     def learned(self) -> dict[str, Tensor]:
         """By name, what training changes: parameters that learn, and all buffers."""

@@ -66,7 +66,7 @@ def _check_classes(config: Config, found: Inputs) -> None:
         raise UsageError(
             f"--loss {REAL_LOSS} on {what}",
             "one of " + ", ".join(HEAD_LOSSES) + f": {REAL_LOSS} is for numbers",
-            "whole numbers are taken for classes: write scores with a decimal point (4.0), in a table of texts, "
+            "whole numbers are taken for classes: write scores with a decimal point (4.0) in a table, "
             "or as floating y in arrays",
         )
     if config.metric in REAL_METRICS:

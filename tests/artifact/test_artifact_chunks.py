@@ -105,6 +105,17 @@ def test_a_damaged_chunk_is_named(tmp_path: Path, harm: str) -> None:
     assert array_shape(artifact, "s.zarr", "train/x") == ((10, 3), 4)
 
 
+def test_of_several_damaged_chunks_the_first_is_named(tmp_path: Path) -> None:
+    """Whichever thread meets its own first."""
+    artifact = write(tmp_path, values("float32", (40, 3)), 2)
+    for chunk in (19, 17, 13):
+        (artifact.path / "data" / "s.zarr" / "train" / "x" / "c" / str(chunk) / "0").unlink()
+    for _ in range(5):
+        with pytest.raises(CorruptError, match=r"c/13/0"):
+            read_array(artifact, "s.zarr", "train/x")
+    assert read_array(artifact, "s.zarr", "train/x", 0, 26).shape == (26, 3)
+
+
 def test_many_threads_make_one_journal(tmp_path: Path) -> None:
     array = values("float32", (64, 3))
 

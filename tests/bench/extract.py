@@ -1,7 +1,9 @@
 """The whole ``extract`` command beside a DataLoader loop, and the ceiling that decoding and encoding allow.
 
 The ceiling on a CPU, where both use the same cores, is 1 / (1 / decode + 1 / encode), of two rates measured alone: the
-faster of two decoders, the faster of two ways to use the cores.
+faster of two decoders, the faster of two ways to use the cores. With ``--device cuda`` it is the smaller of decoding in
+the same threads and the encoder on tensors that lie on the GPU (``--archs resnet50 vit_base_patch16_224
+vit_large_patch14_clip_224 --amp bf16``).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from nmtool.artifact.open import open_artifact
 from nmtool.artifact.stage import Session
 from nmtool.artifact.typed import read_features
 from nmtool.data.sources import open_dataset
-from nmtool.encoders.device import keep_freed_memory, one_thread_each, thread_count
+from nmtool.encoders.device import autocast, choose_device, keep_freed_memory, one_thread_each, thread_count
 from nmtool.encoders.encoder import ImageEncoder as Encoder
 from nmtool.encoders.encoder import load_image as load
 from nmtool.encoders.facts import parse_kwargs
@@ -33,7 +35,7 @@ from nmtool.extract.config import Config
 from nmtool.extract.images import AT_ONCE
 from nmtool.extract.run import run
 from tests.bench import plain
-from tests.bench.measure import Found, Line, in_turns, timed
+from tests.bench.measure import Found, Line, in_turns, settle, timed
 from tests.bench.sizes import Sizes
 
 BATCH = 64
@@ -49,6 +51,8 @@ def bench(sizes: Sizes, work: Path) -> Found:
     for at, arch in enumerate(sizes.archs):
         if at == 0:
             _beside(sizes, arch, images, sizes.images, (0, 2), work / arch, found)
+        elif sizes.device != "cpu":
+            _beside(sizes, arch, images, sizes.images, (thread_count(0),), work / arch, found)
         else:  # heavier ones, and fewer images
             count = _fewer(sizes.images // 2)
             few = _photographs(work / f"images-{count}", count)
@@ -79,8 +83,11 @@ def _beside(
     amount = dict.fromkeys(contenders, count) | dict.fromkeys(("encode", "encode whole"), _fewer(count))
     rate = {name: times.rate(name, amount[name]) for name in contenders}
     decode, encode = max(rate["decode plain"], rate["decode"]), max(rate["encode whole"], rate["encode"])
-    ceiling = 1 / (1 / decode + 1 / encode)
-    model, formula = f"{arch} at {sizes.image_size} px", "1/(1/decode + 1/encode)"
+    ceiling, formula = 1 / (1 / decode + 1 / encode), "1/(1/decode + 1/encode)"
+    if sizes.device != "cpu":
+        ceiling, formula = min(decode, encode), "the smaller of decode and encode"
+    how = (" on a GPU" if sizes.device != "cpu" else "") + (f", {sizes.amp}" if sizes.amp != "none" else "")
+    model = f"{arch} at {sizes.image_size} px{how}"
     found.lines += [
         Line(
             what=f"{model}, beside DataLoader(num_workers={workers})",
@@ -111,7 +118,9 @@ def _beside(
             noise=times.noise("decode plain", "decode"),
         ),
         Line(
-            what="  encoder alone: batches side by side, beside one batch on all cores",
+            what="  encoder alone: batches side by side, beside one batch on all cores"
+            if sizes.device == "cpu"
+            else "  encoder alone, on tensors that lie on the GPU",
             unit="images/s",
             plain=rate["encode whole"],
             ours=rate["encode"],
@@ -142,7 +151,8 @@ def _config(sizes: Sizes, arch: str, images: Path) -> Config:
     """The shared weights where they are, else random ones."""
     data = Path(os.environ.get("NMTOOL_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
     weights = data / "weights" / WEIGHTS
-    common: dict[str, Any] = {"data": f"folder:{images}", "device": "cpu", "batch_size": BATCH}
+    common: dict[str, Any] = {"data": f"folder:{images}", "device": sizes.device, "batch_size": BATCH}
+    common |= {"amp": sizes.amp}
     common |= {"image_size": sizes.image_size, "mean": (0.5,), "std": (0.5,)}
     if arch == "mobilenetv2_100" and weights.is_file():
         return Config(model=str(weights), arch=arch, model_kwargs=("pad_type=same",), **common)
@@ -176,7 +186,8 @@ class _Whole:
         prepare = plain.transform(p.size[0], p.mean, p.std, p.interpolation, p.crop_pct)
         weights = None if self.config.untrained else Path(self.config.model)
         model = plain.encoder(self.arch, weights, **parse_kwargs(self.config.model_kwargs))
-        plain.extract(model, Path(self.config.data.partition(":")[2]), prepare, workers, BATCH, self.work / "plain")
+        images, device = Path(self.config.data.partition(":")[2]), choose_device(self.config.device)
+        plain.extract(model, images, prepare, workers, BATCH, self.work / "plain", device, self.config.amp)
 
 
 def _encoder(config: Config) -> Encoder:
@@ -189,26 +200,33 @@ def _encoder(config: Config) -> Encoder:
         overrides=config.overrides(),
         memo=Memo(None),
     )
-    return load(resolved, torch.device("cpu"))
+    return load(resolved, choose_device(config.device))
 
 
 def _alone(config: Config, images: Path, count: int) -> dict[str, Callable[[], object]]:
     """Decoding ``count`` images alone and encoding some of them alone, each in two ways."""
     encoder, dataset = _encoder(config), open_dataset(config.data, memo=Memo(None))
-    threads, files = thread_count(0), sorted(images.glob("*/*.jpg"))
+    threads, files, device = thread_count(0), sorted(images.glob("*/*.jpg")), choose_device(config.device)
     p = encoder.spec.preprocessing
     assert p is not None
     prepare = plain.transform(p.size[0], p.mean, p.std, p.interpolation, p.crop_pct)
-    resident = torch.rand(BATCH, 3, *p.size).contiguous(memory_format=torch.channels_last)
+    resident = torch.rand(BATCH, 3, *p.size, device=device).contiguous(memory_format=torch.channels_last)
     batches = [resident] * (_fewer(count) // BATCH)
 
     @torch.inference_mode()
     def encode(batch: torch.Tensor) -> torch.Tensor:
-        return encoder.features(batch)
+        with autocast(device, config.amp):
+            return encoder.features(batch)
 
     @torch.inference_mode()
     def encode_few(batch: torch.Tensor) -> torch.Tensor:
-        return torch.cat([encoder.features(few) for few in batch.split(AT_ONCE)])
+        with autocast(device, config.amp):
+            return torch.cat([encoder.features(few) for few in batch.split(AT_ONCE)])
+
+    def encode_whole() -> None:
+        for batch in batches:
+            encode(batch)
+        settle(device)
 
     def in_threads(function: Callable[[Any], Any], items: Any) -> None:
         with one_thread_each(), ThreadPoolExecutor(threads) as pool:
@@ -218,8 +236,8 @@ def _alone(config: Config, images: Path, count: int) -> dict[str, Callable[[], o
     return {
         "decode plain": lambda: in_threads(lambda file: plain.decode(file, prepare), files),
         "decode": lambda: in_threads(lambda row: encoder.pixels.crop(dataset.image("train", row)), range(count)),
-        "encode whole": lambda: [encode(batch) for batch in batches],
-        "encode": lambda: in_threads(encode_few, batches),
+        "encode whole": encode_whole,
+        "encode": (lambda: in_threads(encode_few, batches)) if device.type == "cpu" else encode_whole,
     }
 
 

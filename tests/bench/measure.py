@@ -26,6 +26,15 @@ def clock() -> float:
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
+CPU = torch.device("cpu")
+
+
+def settle(device: torch.device) -> None:
+    """Wait until a GPU has done what it was asked for; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 Contender = Callable[[], float]
 """Does its work once and returns the seconds that count."""
 
@@ -115,29 +124,40 @@ def in_turns(rounds: int, contenders: Mapping[str, Contender]) -> Times:
     return Times(seconds=seconds)
 
 
-def repeated(work: Callable[[], object], *, least_s: float = 0.2, rounds: int = 5) -> float:
+def repeated(work: Callable[[], object], device: torch.device = CPU, *, least_s: float = 0.2, rounds: int = 5) -> float:
     """Shortest seconds of one call, over rounds of at least ``least_s`` together: for limits, where noise only adds."""
     work()
+    settle(device)
     began = clock()
     work()
+    settle(device)
     calls = max(1, math.ceil(least_s / rounds / max(clock() - began, 1e-7)))
     best = math.inf
     for _ in range(rounds):
         began = clock()
         for _ in range(calls):
             work()
+        settle(device)
         best = min(best, (clock() - began) / calls)
     return best
 
 
-def product_s(rows: int, inner: int, columns: int, *, heads: int = 1, dtype: torch.dtype = torch.float32) -> float:
+def product_s(
+    rows: int,
+    inner: int,
+    columns: int,
+    *,
+    heads: int = 1,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
+) -> float:
     """Seconds of the matrix product [rows, inner] x [inner, columns] alone, ``heads`` of them as one batch."""
-    a, b = torch.rand(heads, rows, inner, dtype=dtype), torch.rand(heads, inner, columns, dtype=dtype)
-    out = torch.empty(heads, rows, columns, dtype=dtype)
+    a, b = (torch.rand(heads, *s, dtype=dtype, device=device) for s in ((rows, inner), (inner, columns)))
+    out = torch.empty(heads, rows, columns, dtype=dtype, device=device)
     if heads == 1:
         a, b, out = a[0], b[0], out[0]
-        return repeated(lambda: torch.mm(a, b, out=out))
-    return repeated(lambda: torch.bmm(a, b, out=out))
+        return repeated(lambda: torch.mm(a, b, out=out), device)
+    return repeated(lambda: torch.bmm(a, b, out=out), device)
 
 
 def flops(dtype: torch.dtype = torch.float32, size: int = 1536) -> float:
@@ -145,20 +165,20 @@ def flops(dtype: torch.dtype = torch.float32, size: int = 1536) -> float:
     return 2 * size**3 / product_s(size, size, size, dtype=dtype)
 
 
-def bandwidth(bytes_: int) -> float:
+def bandwidth(bytes_: int, device: torch.device = CPU) -> float:
     """Bytes a second that go to and from memory, over a working set of this size: the best of three access patterns."""
     n = max(1024, bytes_ // 12)
-    a, b, c = torch.rand(n), torch.rand(n), torch.rand(n)
+    a, b, c = (torch.rand(n, device=device) for _ in range(3))
     return max(
-        8 * n / repeated(lambda: c.copy_(a)),
-        12 * n / repeated(lambda: a.add_(b)),
-        12 * n / repeated(lambda: torch.add(a, b, out=c)),
+        8 * n / repeated(lambda: c.copy_(a), device),
+        12 * n / repeated(lambda: a.add_(b), device),
+        12 * n / repeated(lambda: torch.add(a, b, out=c), device),
     )
 
 
-def adamw_s(parameters: int) -> float:
+def adamw_s(parameters: int, device: torch.device = CPU) -> float:
     """Least seconds of an AdamW step: reads parameter, gradient and both moments, writes all but the gradient."""
-    return 28 * parameters / bandwidth(16 * parameters)
+    return 28 * parameters / bandwidth(16 * parameters, device)
 
 
 def machine(work: Path) -> dict[str, Any]:

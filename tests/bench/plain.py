@@ -43,12 +43,30 @@ def transform(size: int, mean: Sequence[float], std: Sequence[float], interpolat
 
 
 @torch.inference_mode()
-def extract(model: nn.Module, images: Path, prepare: Any, workers: int, batch_size: int, out: Path) -> None:
-    """Features and labels of an image folder, as two files."""
-    loader = DataLoader(ImageFolder(str(images), prepare), batch_size=batch_size, num_workers=workers)
+def extract(
+    model: nn.Module,
+    images: Path,
+    prepare: Any,
+    workers: int,
+    batch_size: int,
+    out: Path,
+    device: torch.device,
+    amp: str,
+) -> None:
+    """Features and labels of an image folder, as two files; in mixed precision unless ``amp`` is none."""
+    loader = DataLoader(
+        ImageFolder(str(images), prepare),
+        batch_size=batch_size,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+    )
+    model.to(device)
+    half = torch.float16 if amp == "fp16" else torch.bfloat16
     features, labels = [], []
     for batch, y in loader:
-        features.append(model(batch).numpy())
+        with torch.autocast(device.type, dtype=half, enabled=amp != "none"):
+            found = model(batch.to(device, non_blocking=True))
+        features.append(found.float().cpu().numpy())
         labels.append(y.numpy())
     save(out / "features.npy", np.concatenate(features))
     save(out / "labels.npy", np.concatenate(labels))

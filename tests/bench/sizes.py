@@ -17,12 +17,14 @@ class Sizes:
         head_rows, head_dim, head_classes, head_epochs: heads; 50,000 rows and 30 epochs are a real table's size.
         head_rounds: heads, in place of ``rounds``: the plain loops are slow.
         grid_epochs: heads, the grid of 52 learning rates and decays; one epoch of that is much work already.
-        step_dims, step_batches: step.
+        step_dims, step_batches, step_seeds: step; so many seeds train as one stack, the plain loop one.
         table_dim, table_epochs: table14.
         spectrum_rows, spectrum_dim: spectrum.
         mixture_classes, mixture_rows: cleansing.
         cli_runs: cli.
         caption_pairs: labels.
+        device: step and extract, cpu or cuda; others have their own.
+        amp: extract, mixed precision of both contenders: none, bf16 or fp16.
     """
 
     rounds: int = 3
@@ -39,6 +41,7 @@ class Sizes:
     grid_epochs: int = 1
     step_dims: tuple[int, ...] = (768, 2048)
     step_batches: tuple[int, ...] = (64, 512)
+    step_seeds: int = 1
     table_dim: int = 2048
     table_epochs: int = 30
     spectrum_rows: int = 50_000
@@ -47,6 +50,8 @@ class Sizes:
     mixture_rows: int = 2400
     cli_runs: int = 5
     caption_pairs: int = 15_000_000
+    device: str = "cpu"
+    amp: str = "none"
 
 
 QUICK = Sizes(

@@ -256,10 +256,27 @@ def test_labels_out_of_range_are_refused(tmp_path: Path, nothing: Memo, tools: A
         opened(save(tmp_path / "train", columns, PICTURES), nothing)
 
 
-def test_real_numbers_are_no_labels_of_images(tmp_path: Path, nothing: Memo, tools: Any) -> None:
-    columns = {**pictures(tools, "cat/1.png"), "label": pa.array([0.5])}
-    with pytest.raises(DataError, match="real numbers"):
-        opened(save(tmp_path / "train", columns, None), nothing)
+def test_real_numbers_of_images_have_the_digest_of_a_table_of_them(tmp_path: Path, nothing: Memo, tools: Any) -> None:
+    """Such images have no class for an id to begin with: they are numbered, or named by a column."""
+    names, scores = ("cat/1.png", "dog/2.png", "cat/3.png"), [0.5, None, -2.0]
+    columns = {**pictures(tools, *names), "label": pa.array(scores, pa.float64()), "key": ["c", "a", "b"]}
+    saved = opened(save(tmp_path / "saved" / "train", columns, None, shards=2), nothing)
+    assert (saved.kind, saved.classes, saved.remarks) == ("images", (), ())
+    assert list(saved.splits["train"].ids) == ["train/000000", "train/000001", "train/000002"]
+    assert saved.splits["train"].labels.values.tolist() == [-1, -1, -1]
+    np.testing.assert_array_equal(saved.targets("train"), [0.5, np.nan, -2.0])
+    files = [image_bytes(tools, name) for name in names]
+    pq.write_table(pa.table({"image": files, "label": scores}), tmp_path / "t.parquet")
+    table = open_dataset(f"table:{tmp_path}/t.parquet", memo=nothing)
+    assert saved.splits["train"].digest == table.splits["train"].digest
+    keyed = opened(f"{tmp_path}/saved/train?id=key", nothing)
+    np.testing.assert_array_equal(keyed.targets("train"), [np.nan, -2.0, 0.5])
+    assert np.array_equal(keyed.image("train", 2), saved.image("train", 0))
+    changed = save(tmp_path / "changed" / "train", {**columns, "label": pa.array([0.25, None, -2.0])}, None)
+    assert opened(changed, nothing).splits["train"].digest != saved.splits["train"].digest
+    whole = repository(tmp_path / "hub", {"data/train-0.parquet": {**columns, "label": pa.array([1.0, None, 0.0])}})
+    (remark,) = opened(whole, nothing).remarks
+    assert "column 'label' are floating and all whole numbers" in remark
 
 
 def test_withheld_scores_are_remarked_upon(tmp_path: Path, nothing: Memo) -> None:

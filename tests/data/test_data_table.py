@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -268,7 +268,7 @@ def test_labels_out_of_range(write: Write, nothing: Memo, label: int) -> None:
         opened(write("t.tsv", "text label", ("x", 0), ("y", label)), nothing)
 
 
-def test_real_numbers_are_targets_of_texts_and_no_classes_of_images(tree: Tree, write: Write, nothing: Memo) -> None:
+def test_real_numbers_are_targets_of_texts(write: Write, nothing: Memo) -> None:
     data = opened(write("t.tsv", "text label", ("x", "5.000"), ("y", "0.25")), nothing)
     assert data.classes == ()
     assert data.splits["train"].labels.values.tolist() == [-1, -1]
@@ -276,10 +276,80 @@ def test_real_numbers_are_targets_of_texts_and_no_classes_of_images(tree: Tree, 
     digest = data.splits["train"].digest
     changed = opened(write("t.tsv", "text label", ("x", "5.000"), ("y", "0.5")), nothing)
     assert changed.splits["train"].digest != digest
-    tree("a.png")
+
+
+def test_real_numbers_are_targets_of_images(tree: Tree, write: Write, nothing: Memo, tmp_path: Path) -> None:
+    """In every format, by path or by bytes, and in the digest of their own rows; a caption beside them is ignored."""
+    tree("a.png", "b.png", "c.png", "d.png")
+    rows = [("images/c.png", 2.0, "train"), ("images/a.png", 0.5, "train"), ("images/d.png", 3.0, "test")]
+    rows.append(("images/b.png", float("nan"), "train"))
+    digests = set()
     for name in KINDS:
-        with pytest.raises(DataError, match="real numbers"):
-            opened(write(name, "path label", ("images/a.png", 0.5)), nothing)
+        cells = [(p, "" if label != label and name != "t.parquet" else label, s) for p, label, s in rows]
+        data = opened(write(name, "path label split", *cells), nothing)
+        assert (data.kind, data.classes, data.remarks) == ("images", (), ())
+        assert list(data.splits["train"].ids) == ["images/a.png", "images/b.png", "images/c.png"]
+        assert data.splits["train"].labels.values.tolist() == [-1, -1, -1]
+        np.testing.assert_array_equal(data.targets("train"), [0.5, np.nan, 2.0])
+        np.testing.assert_array_equal(data.targets("test"), [3.0])
+        digests.add(data.splits["train"].digest)
+    held = [((tmp_path / p).read_bytes(), p, label, s) for p, label, s in rows]
+    data = opened(write("i.parquet", "image path label split", *held), nothing)
+    digests.add(data.splits["train"].digest)
+    captioned = write("u.csv", "path caption label split", *((p, "a word", label, s) for p, label, s in rows))
+    digests.add(opened(captioned, nothing).splits["train"].digest)
+    assert len(digests) == 1
+    # each part with its length: sha256 of the file, and the number as Python writes it
+    image = hashlib.sha256((tmp_path / "images" / "a.png").read_bytes()).hexdigest()
+    by_hand = hashlib.sha256(f"64:{image}3:0.5".encode()).hexdigest()
+    assert next(iter(data.splits["train"].contents())) == by_hand
+    others = [(p, 0.75 if p == "images/a.png" else label, s) for p, label, s in rows]
+    changed = opened(write("t.csv", "path label split", *others), nothing)
+    assert changed.splits["train"].digest not in digests
+    assert changed.splits["test"].digest == data.splits["test"].digest
+    bare = opened(write("t.csv", "path split", *((p, s) for p, _, s in rows)), nothing)
+    assert bare.targets("train") is None
+    assert bare.splits["train"].digest not in digests
+
+
+def test_scores_of_several_tables_and_domains(tree: Tree, write: Write, nothing: Memo) -> None:
+    """What is a score in one table is one in all, whole numbers too; a table without labels has none."""
+    tree("a.png", "b.png", "c.png", "d.png")
+    one = write("one.csv", "path label domain", ("images/b.png", 0.5, "photo"), ("images/a.png", 1, "sketch"))
+    two = write("two.csv", "path label domain", ("images/c.png", 3, "photo"))
+    three = write("three.csv", "path domain", ("images/d.png", "photo"))
+    data = opened(f"train={one},test={two},rest={three}", nothing)
+    found = {split: data.targets(split).tolist() for split in data.splits}  # type: ignore[union-attr]
+    rest = found.pop("photo/rest")
+    assert found == {"photo/train": [0.5], "sketch/train": [1.0], "photo/test": [3.0]}
+    assert np.isnan(rest).all()
+    assert data.classes == ()
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"), [("path", ("images/a.png", "images/b.png", "images/c.png")), ("text", "xyz")]
+)
+def test_which_numbers_are_classes(tree: Tree, write: Write, nothing: Memo, column: str, cells: Sequence[str]) -> None:
+    """The same for images and for texts: whole numbers are classes, with a decimal point they are scores, and told."""
+    tree("a.png", "b.png", "c.png")
+
+    def of(*labels: object, name: str = "t.csv") -> Dataset:
+        return opened(write(name, f"{column} label", *zip(cells, labels, strict=True)), nothing)
+
+    whole = of(2, 0, "")
+    assert (whole.targets("train"), whole.classes, whole.remarks) == (None, ("0", "1", "2"), ())
+    assert whole.splits["train"].labels.values.tolist() == [2, 0, -1]
+    for data in (of("2.0", "0.0", ""), of("2", "0", "nan"), of(2.0, 0.0, None, name="t.parquet")):
+        assert data.classes == ()
+        np.testing.assert_array_equal(data.targets("train"), [2.0, 0.0, np.nan])
+        (remark,) = data.remarks
+        assert "floating and all whole numbers (2, …): they are taken as real numbers" in remark
+    named = of("0.5", "1.5", "n/a")
+    assert (named.targets("train"), named.classes) == (None, ("0.5", "1.5", "n/a"))
+    (remark,) = named.remarks
+    assert "2 different numbers and 'n/a', which is none" in remark
+    for data in (of("v1", "v2", "1.5"), of("a", "b", "c"), of(1, 2, "x")):
+        assert data.remarks == ()
 
 
 def test_quotes_are_letters_in_tsv_and_quotes_in_csv(tmp_path: Path, nothing: Memo) -> None:

@@ -310,6 +310,8 @@ def test_batches_hold_to_the_limits(
         ({"feature": "cls"}, "--feature cls"),
         ({"tower": "image"}, "--tower image"),
         ({"dtype": "bfloat16"}, "bfloat16"),
+        ({"amp": "bf16"}, "--amp"),
+        ({"compile": True}, "--compile"),
         ({"max_length": 9}, "--max-length"),
         ({"untrained": True}, "--untrained"),
         ({"dimensions": 0}, "--dimensions is 0"),

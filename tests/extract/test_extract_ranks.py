@@ -21,6 +21,7 @@ from nmtool.artifact import lock
 from nmtool.artifact.format import sha256
 from nmtool.artifact.open import open_artifact, verify
 from nmtool.artifact.stage import Staging, _reopen
+from nmtool.artifact.typed import read_features
 from nmtool.errors import DataError
 from nmtool.extract.ranks import Crew, Ranks
 
@@ -151,6 +152,23 @@ def test_a_broken_image_stops_all_ranks(photos: Path, tmp_path: Path) -> None:
     assert "this is a defect" not in err
     out = finished(launch(tmp_path, 2, *argv, "--store", "s", "--on-error", "skip"))
     assert open_artifact(tmp_path / out.strip()).manifest.summary["splits"]["train"]["skipped"] == 1
+
+
+def test_images_with_scores_in_two_ranks(photos: Path, tmp_path: Path) -> None:
+    """Rank 0 writes the labels that are real numbers, whoever encoded the rows."""
+    names = sorted(str(path.relative_to(tmp_path)) for path in photos.rglob("*.jpg"))
+    rows = [f"{name},{k / 7},{name.split('/')[1]}" for k, name in enumerate(names)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
+    (tmp_path / names[9]).write_bytes(b"no image")
+    argv = ("extract", "timm:test_resnet", "table:t.csv", "--untrained", "--image-size", "32", "--device", "cpu")
+    argv = (*argv, "--on-error", "skip", "--views", "1", "--store")
+    one = open_artifact(tmp_path / finished(launch(tmp_path, 1, *argv, "one")).strip())
+    two = open_artifact(tmp_path / finished(launch(tmp_path, 2, *argv, "two")).strip())
+    assert (two.manifest.key, two.manifest.content) == (one.manifest.key, one.manifest.content)
+    table = read_features(two, "train")
+    assert table.targets is not None
+    assert table.targets.tolist() == [k / 7 for k, name in enumerate(names) if "/train/" in name]
+    assert int((~table.ok).sum()) == 1
 
 
 def test_other_stages_and_other_work_are_refused(nmtool: Callable[..., Any], tmp_path: Path) -> None:

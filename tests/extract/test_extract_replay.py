@@ -52,14 +52,16 @@ def forge(path: Path, split: str, row: int, column: int, by: float) -> None:
         target.write_bytes(data)
 
 
-@pytest.mark.parametrize("change", [{}, {"dtype": "float16"}, {"dtype": "bfloat16"}, {"views": 2, "augment": "strong"}])
+@pytest.mark.parametrize(
+    "change", [{}, {"dtype": "float16"}, {"dtype": "bfloat16"}, {"amp": "fp16"}, {"views": 2, "augment": "strong"}]
+)
 def test_untouched_features_are_made_again(photos: Path, session: Session, change: dict[str, Any]) -> None:
     """In batches of another composition than the store's: chosen rows, 5 a batch."""
     ref = extract(session, photos, **change)
     found = again(session, ref.path, rows=11)
     assert (len(found.rows), found.of, found.beyond) == (11, 30, ())
     assert len({(d.split, d.row) for d in found.rows}) == 11
-    assert found.tolerance == TOLERANCE[change.get("dtype", "float32")]
+    assert found.tolerance == TOLERANCE[change.get("amp", change.get("dtype", "float32"))]
     index = {split: read_features(open_artifact(ref.path), split).ids for split in ("train", "test")}
     assert all(index[d.split][d.row] == d.sample for d in found.rows)
     relative = [d.relative for d in found.rows]

@@ -184,6 +184,46 @@ def test_digests_of_failed_samples_are_kept_through_an_interruption(
     assert {split: sorted(map(int, rows)) for split, rows in kept.items()} == {"test": [3], "train": [3, 23]}
 
 
+def test_images_with_scores_are_mended_and_a_changed_score_is_seen(
+    damaged: Path, session: Session, tmp_path: Path, decoded: list[Any]
+) -> None:
+    """The digests that were kept of broken images are those of their rows, labels and all."""
+    table, names = damaged / "t.csv", sorted(str(p.relative_to(damaged)) for p in damaged.rglob("*.jpg"))
+
+    def write(scores: list[float]) -> None:
+        rows = (f"{name},{score},{name.partition('/')[0]}" for name, score in zip(names, scores, strict=True))
+        table.write_text("\n".join(["path,label,split", *rows]) + "\n")
+
+    scores = [k / 7 for k in range(len(names))]
+    write(scores)
+    before = extract(session, f"table:{table}", on_error="skip", views=1)
+    mend(damaged, tmp_path, *BROKEN)
+    decoded.clear()
+    ref = extract(session, f"table:{table}", on_error="skip", views=1, retry_failed=True)
+    assert sorted(decoded) == [("test", 3), ("train", 3), ("train", 23)]
+    assert ref.summary["taken_from"] == before.content
+    fresh = extract(dataclasses.replace(session, store=tmp_path / "fresh"), f"table:{table}", on_error="skip", views=1)
+    assert fresh.key == ref.key
+    same(ref.path, fresh.path)
+    for path in (ref.path, fresh.path):
+        for split in ("train", "test"):
+            found = read_features(open_artifact(path), split)
+            wanted = dict(zip(names, scores, strict=True))
+            assert found.targets is not None
+            assert found.targets.tolist() == [wanted[name] for name in found.ids]
+            assert found.ok.all()
+    for name in BROKEN:
+        (damaged / name).write_bytes(b"broken again")
+    extract(session, f"table:{table}", on_error="skip", views=1)
+    mend(damaged, tmp_path, *BROKEN[1:])
+    scores[names.index("train/cat/000.jpg")] += 0.5
+    write(scores)
+    decoded.clear()
+    extract(session, f"table:{table}", on_error="skip", views=1, retry_failed=True)
+    assert len(decoded) == 30
+    assert any("all rows are encoded" in line for line in session.report.lines)  # type: ignore[attr-defined]
+
+
 def test_refusals(photos: Path, session: Session, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--retry-failed and --force"):
         extract(dataclasses.replace(session, force=True), photos, retry_failed=True)

@@ -139,6 +139,10 @@ def test_what_changes_the_numbers_changes_the_key(photos: Path, session: Session
         {"std": (0.9,)},
         {"dtype": "float16"},
         {"dtype": "bfloat16"},
+        {"amp": "fp16"},
+        {"amp": "fp16", "dtype": "float16"},
+        {"amp": "bf16", "dtype": "float16"},
+        {"compile": True},
         {"model_kwargs": ("zero_init_last=false",)},
         {"seed": 1},
         {"on_error": "skip"},
@@ -154,6 +158,7 @@ def test_what_changes_the_numbers_changes_the_key(photos: Path, session: Session
     assert len({base, *keys}) == len(changes) + 1
     for same in ({"workers": 2}, {"batch_size": 7}, {"split": ("test", "train")}, {"device": "auto"}):
         assert extract(plan, photos, **same).key == base
+    assert extract(plan, photos, amp="bf16").key == extract(plan, photos, dtype="bfloat16").key
 
 
 def test_weights_that_differ_in_one_bit_never_share_features(photos: Path, session: Session, tmp_path: Path) -> None:
@@ -270,6 +275,8 @@ def test_ready_made_features(session: Session, tmp_path: Path) -> None:
         ({"model": "timm:test_resnet"}, UsageError),
         ({"untrained": True}, UsageError),
         ({"dtype": "bfloat16"}, UsageError),
+        ({"amp": "fp16"}, UsageError),
+        ({"compile": True}, UsageError),
     ):
         with pytest.raises(error):
             extract(session, uri, **(asked | wrong))

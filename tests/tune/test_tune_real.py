@@ -160,6 +160,24 @@ def test_what_tells_no_runs_apart_makes_none(tmp_path: Path) -> None:
     assert [(r["loss"], r["q"]) for r in rows] == [("ce", 0.5), ("gce", 0.5), ("gce", 0.7)]
 
 
+def test_two_views_that_are_alike_train_as_the_rows_themselves(tmp_path: Path) -> None:
+    """The mean over both views of a batch is then the mean over its rows: each view has its own row's number."""
+    from tune_samples import results, tune, write_features
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 4)).astype(np.float32)
+    splits = dict.fromkeys(("train", "test"), (x, x @ [1.0, -2.0, 0.5, 0.0] + 3))
+    views = np.stack([x, x], 1)
+    features = write_features(tmp_path / "f", splits, classes=(), real=True, views=views, augment="weak")
+    found = [
+        results(tune(tmp_path / "s", features, method=("lp", "mlp"), epochs=5, batch_size=16, use_views=each))
+        for each in (False, True)
+    ]
+    for plain, seen in zip(*found, strict=True):
+        assert seen["pearson"] == pytest.approx(plain["pearson"], abs=1e-5)
+    assert found[0][0]["pearson"] != pytest.approx(1.0, abs=1e-3)  # not both perfect
+
+
 def test_a_report_of_two_measures_is_of_one_that_there_is(ok: Ok, tmp_path: Path) -> None:
     from tune_samples import write_features
 

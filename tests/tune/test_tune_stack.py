@@ -16,7 +16,7 @@ from torch import nn
 from tune_samples import results, tune
 
 from nmtool.numerics import losses
-from nmtool.tune import plan, stacks, subset
+from nmtool.tune import mlp, plan, stacks, subset
 from nmtool.tune.config import Config
 from nmtool.tune.mlp import MlpHeads
 from nmtool.tune.nmtune import Regularisers
@@ -93,6 +93,11 @@ def test_the_cosine_is_torchs_cosine() -> None:
     assert factor("linear", 20, 20) == 0
 
 
+def whole(heads: MlpHeads, name: str, kept: torch.Tensor) -> torch.Tensor:
+    """A weight [in, out] or a vector of one head, as a network in one piece has it."""
+    return heads.whole(name, kept) if name.endswith("weight") else kept.flatten()
+
+
 def reference_loss(p: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor, terms: plan.Terms) -> torch.Tensor:
     """NMTune Eq. 3 to 6 for one head, written again from the paper with autograd's own SVD."""
     hidden = (x @ p["mlp.0.weight"] + p["mlp.0.bias"]).clamp_min(0)
@@ -127,39 +132,59 @@ def test_nmtune_gradients_are_those_of_float64_autograd(rows: int, topk: int) ->
     total.sum().backward()
     for k, run in enumerate(runs):
         assert run.terms is not None
-        p = {n: t.detach()[k].double().requires_grad_() for n, t in heads.parameters.items()}
+        p = {n: whole(heads, n, t.detach()[k]).double().requires_grad_() for n, t in heads.parameters.items()}
         expected = reference_loss(p, x[k].double(), y[k], run.terms)
         expected.backward()
         assert total[k].item() == pytest.approx(expected.item(), rel=1e-5)
         for name, tensor in p.items():
-            got, want = heads.parameters[name].grad, tensor.grad
-            assert got is not None
+            slopes, want = heads.parameters[name].grad, tensor.grad
+            assert slopes is not None
             assert want is not None
-            assert (got[k].double() - want).abs().max() <= 2e-5 * want.abs().max() + 1e-7, name
+            got = whole(heads, name, slopes[k]).double()
+            assert (got - want).abs().max() <= 2e-5 * want.abs().max() + 1e-7, name
 
 
-def test_batch_norm_and_residual_are_torchs() -> None:
-    runs = runs_of(method=("mlp",), seeds=(0, 1), preset="released", layers=(3,), width=(2,))
-    dim = 6
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+@pytest.mark.parametrize(("dim", "width", "parts"), [(6, 2, 4), (7, 2, 2), (5, 1, 1)])
+def test_batch_norm_and_residual_are_torchs(layers: int, dim: int, width: int, parts: int) -> None:
+    """Also where hidden layers are computed in parts, whatever divides them."""
+    runs = runs_of(method=("mlp",), seeds=(0, 1), preset="released", layers=(layers,), width=(width,))
     heads = MlpHeads(runs, dim, 3, torch.device("cpu"))
+    assert heads.parts == (parts if layers > 1 else 1)
     generator = torch.Generator().manual_seed(2)
     batches = torch.randn(4, 2, 10, dim, generator=generator)
     for k in range(2):
-        own = {n: t.detach()[k] for n, t in heads.parameters.items()}
-        widths = [dim, 12, 12, dim]
-        parts: list[nn.Module] = []
-        for i in range(3):
+        own = heads.export(k)
+        widths = [dim, *[dim * width] * (layers - 1), dim]
+        pieces: list[nn.Module] = []
+        for i in range(layers):
             layer = nn.Linear(widths[i], widths[i + 1])
-            layer.load_state_dict({"weight": own[f"mlp.{i}.weight"].T, "bias": own[f"mlp.{i}.bias"][0]})
-            parts += [layer] if i == 2 else [layer, nn.BatchNorm1d(12), nn.ReLU()]
-        reference = nn.Sequential(*parts)
+            layer.load_state_dict({"weight": own[f"mlp.{i}.weight"], "bias": own[f"mlp.{i}.bias"]})
+            pieces += [layer] if i == layers - 1 else [layer, nn.BatchNorm1d(dim * width), nn.ReLU()]
+        reference = nn.Sequential(*pieces)
         fresh = MlpHeads(runs, dim, 3, torch.device("cpu"))
         for batch in batches:
             got = fresh.transform(batch, training=True)[k]
             torch.testing.assert_close(got, reference(batch[k]) + batch[k], rtol=1e-5, atol=1e-5)
         reference.eval()
-        got = fresh.transform(batches[0], training=False)[k]
-        torch.testing.assert_close(got, reference(batches[0][k]) + batches[0][k], rtol=1e-5, atol=1e-5)
+        again = MlpHeads(runs, dim, 3, torch.device("cpu"))
+        for j in range(2):
+            again.restore(j, fresh.export(1 - j))  # the other head's
+        for stack, place in ((fresh, k), (again, 1 - k)):
+            x = batches[0][k].expand(2, -1, -1)  # no dimension but the heads' is shared
+            got = stack.transform(x, training=False)[place]
+            torch.testing.assert_close(got, reference(batches[0][k]) + batches[0][k], rtol=1e-5, atol=1e-5)
+
+
+def test_numbers_do_not_depend_on_the_parts(pixels: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To 2e-4 of each tensor's largest value, as of a stack and its heads alone."""
+    common: dict[str, Any] = {"method": "nmtune", "epochs": 2, "seeds": (0, 1), "width": 2}
+    in_parts = heads_of(tune(tmp_path / "parts", pixels.features, **common))
+    monkeypatch.setattr(mlp, "_PARTS", {})
+    in_one = heads_of(tune(tmp_path / "one", pixels.features, **common))
+    assert in_parts.keys() == in_one.keys()
+    for name, tensor in in_one.items():
+        np.testing.assert_allclose(in_parts[name], tensor, atol=2e-4 * np.abs(tensor).max(), err_msg=name)
 
 
 def test_shares_are_stratified_nested_and_never_empty() -> None:

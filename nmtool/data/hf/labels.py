@@ -10,7 +10,7 @@ import numpy as np
 
 from nmtool.data.hf.columns import Column, Roles
 from nmtool.data.hf.store import Store
-from nmtool.data.labels import CodedCells, classes_of, numbered, real_numbers
+from nmtool.data.labels import CodedCells, classes_of, numbered, odd_remark, real_numbers, whole_remark
 from nmtool.errors import DataError
 from nmtool.records import UNLABELLED, Float, Int
 
@@ -57,7 +57,7 @@ def labels_of(store: Store, columns: Mapping[str, Column], roles: Roles, rows: M
         rows: stored rows by split, in stored order.
 
     Raises:
-        DataError: a number that is no class, or real numbers for images.
+        DataError: a number that is no class.
     """
     if "label" not in roles.columns:
         return Labelled(values=_none(rows))
@@ -72,17 +72,14 @@ def labels_of(store: Store, columns: Mapping[str, Column], roles: Roles, rows: M
     if all(cell is None for cell in joined.cells):
         return Labelled(values=_none(rows))
     reals = real_numbers(joined)
-    if reals is not None and roles.kind != "text":
-        shown = next(cell for cell in joined.cells if cell not in (None, ""))
-        raise DataError(
-            f"labels that are real numbers (such as {shown})", "classes: whole numbers or names", "map another column"
-        )
     cuts = np.cumsum([len(each) for each in cells.values()])[:-1]
     if reals is not None:
         targets = dict(zip(cells, np.split(reals, cuts), strict=True))
-        return Labelled(values=_none(rows), targets=targets, remarks=_hidden(targets))
+        remarks = [*_hidden(targets), *whole_remark(targets.values(), f"column {column!r}")]
+        return Labelled(values=_none(rows), targets=targets, remarks=remarks)
     values, classes = classes_of(joined, f"column {column!r}")
-    return Labelled(values=dict(zip(cells, np.split(values, cuts), strict=True)), classes=classes)
+    parts = dict(zip(cells, np.split(values, cuts), strict=True))
+    return Labelled(values=parts, classes=classes, remarks=odd_remark(classes, f"column {column!r}"))
 
 
 def _none(rows: Mapping[str, Int]) -> dict[str, Int]:

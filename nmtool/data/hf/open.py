@@ -5,7 +5,7 @@ A folder is what ``save_to_disk`` wrote, a repository of the hub with Parquet fi
 Code of a dataset is never run.
 
 Columns: an ``Image`` (bytes, or a path inside the folder), or the texts of a sentence or pair, with a ``ClassLabel``, a
-column ``label`` of numbers, names or (for text) real numbers, or a ``caption``. Others are mapped as for ``table:``:
+column ``label`` of numbers, names or real numbers, or a ``caption``. Others are mapped as for ``table:``:
 ``?image=img&label=fine_label``, ``?text=a&text_b=b``, ``?split=COLUMN``, ``?domain=COLUMN``; ``?config=NAME`` and
 ``?revision=SHA`` choose among what a repository has. Classes have the order of the ``ClassLabel``; -1 and an empty
 label are unlabelled.
@@ -13,7 +13,7 @@ label are unlabelled.
 Sample ids are fixed by what is stored, before anything is decoded:
 
 1. the cells of ``?id=COLUMN``, texts or whole numbers, unique in a split;
-2. of images that all have a path and a label, ``CLASS/FILE``, after ``SPLIT/`` where there are several splits: what
+2. of images that all have a path and a class, ``CLASS/FILE``, after ``SPLIT/`` where there are several splits: what
    ``folder:`` calls the same images. Of the path only the file's name counts, for ``save_to_disk`` and ``push_to_hub``
    keep no more. Where two samples would have one id, it is the path below the folder that all are in;
 3. else the row's number in its split, ``train/000012``.

@@ -106,7 +106,8 @@ class Samples:
             parts += [self._text(next(t), leaf, start + row) for t, leaf in zip(texts, self._texts, strict=True)]
             if self._targets is not None:
                 parts.append(repr(float(self._targets[start + row])))
-            whole = parts[0] if self._roles.kind == "images" else combined(*parts)
+            bare = self._roles.kind == "images" and self._targets is None
+            whole = parts[0] if bare else combined(*parts)
             out[row] = np.frombuffer(bytes.fromhex(whole), np.uint8)
         return out
 
