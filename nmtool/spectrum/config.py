@@ -26,7 +26,7 @@ class Config:
     heads: str = setting(
         "", key=False, doc="a heads artifact: the spectrum of what enters its classifiers, run by run."
     )
-    run: str = setting("all", key=False, doc="with --heads: which runs, all or N,N,…")
+    run: tuple[str, ...] = setting(("all",), key=False, doc="with --heads: which runs, all or N,N,…")
     seed: int = setting(0, key=False, doc="Not used here: nothing is drawn.")
     device: str = setting("auto", key=False, doc="Not used here: LAPACK in float64 on the CPU.")
     workers: int = setting(1, key=False, doc="Not used here.")

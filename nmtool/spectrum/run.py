@@ -80,10 +80,10 @@ def _model(features: Artifact) -> str:
 def _spaces(config: Config, sources: list[_Source], session: Session) -> Spaces | None:
     """The heads whose space is asked for, checked to fit every source; None where the features' own is."""
     if not config.heads:
-        if config.run != "all":
-            raise UsageError(f"--run {config.run} without --heads", "the heads whose runs are meant")
+        if config.run != ("all",):
+            raise UsageError(f"--run {','.join(config.run)} without --heads", "the heads whose runs are meant")
         return None
-    spaces = open_heads(config.heads, config.run)
+    spaces = open_heads(config.heads, ",".join(config.run))
     for source in sources:
         check_fits(spaces, source.artifact, [source.split], source.named)
     if spaces.left_out:

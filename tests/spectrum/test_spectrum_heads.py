@@ -69,6 +69,9 @@ def test_it_is_what_tune_has_on_record(
     one = ok("spectrum", "features:test", "--heads", "heads", "--run", "1", "-o", "one", "--json").json["results"]
     assert [r["run"] for r in one] == [1]
     assert one[0]["sve"] == told[1]["sve"]
+    for number, runs in enumerate((("--run", "0,1"), ("--run", "0", "--run", "1"))):
+        both = ok("spectrum", "features:test", "--heads", "heads", *runs, "-o", f"both-{number}", "--json").json
+        assert [row["run"] for row in both["results"]] == [0, 1]
     again = ok("spectrum", "features:test", "--heads", "heads", "-o", "spectrum", "--json").json
     assert again["cached"] is True
     sigma = np.load(tmp_path / "spectrum" / "data" / "sigma-0.npy")
