@@ -144,6 +144,7 @@ class Staging:
         self._notes = dict(notes or {})
         self._guard = threading.Lock()
         self._log = _Journal(path / journal)
+        self._made: set[str] = set()
 
     @classmethod
     def joined(cls, path: Path, rank: int) -> Staging:
@@ -217,16 +218,22 @@ class Staging:
         return tuple(sorted(self._done.values()))
 
     def _make_parents(self, path: str) -> None:
-        """Create folders below the staging folder one by one: if the staging itself is gone, another run took it."""
-        folder = self.path
+        """Create folders below the staging folder one by one: if the staging itself is gone, another run took it.
+
+        Those that this run has made are not asked for again: were they gone, what is opened in them would tell.
+        """
+        folder = ""
         for part in path.split("/")[:-1]:
-            folder = folder / part
-            try:
-                folder.mkdir()
-            except FileExistsError:
+            folder = f"{folder}{part}/"
+            if folder in self._made:
                 continue
+            try:
+                (self.path / folder).mkdir()
+            except FileExistsError:
+                pass
             except FileNotFoundError:
                 raise BusyError(f"{self.path} is gone", "this run's own staging folder", "run it again") from None
+            self._made.add(folder)
 
 
 class _Journal:
