@@ -97,7 +97,7 @@ def _parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
     meta = field.metadata
     many = is_list(kind) and (meta["repeat"] or meta["operand"])
     # a list may be given in parts, too: of a flag that is repeated no value may be lost in silence
-    wanted: Any = bool if plain(kind) is bool else (list[str] if many or is_list(kind) else str)
+    wanted: Any = bool if plain(kind) is bool else (list[str] if is_list(kind) else str)
     text = meta["doc"] + ("" if field.default in (dataclasses.MISSING, None, (), "") else f" [{_shown(field.default)}]")
     if meta["operand"]:
         optional = field.default is not dataclasses.MISSING

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nmtool.encoders.device import AMP
 from nmtool.encoders.spec import INTERPOLATIONS
 from nmtool.settings import setting
 
@@ -36,7 +37,7 @@ class Config:
         "none",
         doc="mixed precision of the encoder; --dtype says how features are stored (bfloat16 there is bf16 here)",
         key=False,
-        choices=("none", "bf16", "fp16"),
+        choices=AMP,
     )
     compile: bool = setting(
         False, doc="torch.compile the encoder of images: a while at first, then faster; needs a C++ compiler", key=False

@@ -157,12 +157,17 @@ def encode(
 
 
 def launch(encoder: ImageEncoder, images: Sequence[torch.Tensor], job: Job, device: torch.device) -> Launched:
-    """``encode`` without waiting for a GPU: it works while the next batch is gathered, and the last one is stored."""
+    """``encode`` without waiting for a GPU: it works while the next batch is gathered, and the last one is stored.
+
+    Raises:
+        UnavailableError: the encoder is to be compiled, and can't be here.
+    """
     every = torch.stack(list(images))
     if device.type == "cuda":
         every = every.pin_memory().to(device, non_blocking=True)
     most = min(AT_ONCE, job.batch_size) if device.type == "cpu" else max(job.batch_size, len(every))
-    with torch.inference_mode(), autocast(device, job.amp):
+    told = _compiling(encoder) if job.compile else contextlib.nullcontext()
+    with told, torch.inference_mode(), autocast(device, job.amp):
         parts = [
             [_forward(encoder, some, most if job.compile else 0) for some in torch.split(pixels, most)]
             for pixels in every.unbind(1)
@@ -185,28 +190,30 @@ def _forward(encoder: ImageEncoder, pixels: torch.Tensor, rows: int) -> torch.Te
     return features.to("cpu", non_blocking=True)  # from a GPU into pinned memory
 
 
-def _warm(encoder: ImageEncoder, job: Job, device: torch.device, clock: Clock) -> None:
-    """Compile before threads use it, so that they need not wait for each other, and that what is wrong shows.
-
-    Raises:
-        UnavailableError: it can't be compiled here.
-    """
-    if not job.compile:
-        return
-    began = time.perf_counter()
+@contextlib.contextmanager
+def _compiling(encoder: ImageEncoder) -> Iterator[None]:
+    """Tell in words that what runs inside can't be compiled here."""
     from torch._dynamo.exc import TorchDynamoException  # takes a second to import
 
     # it warns of the CUDA toolkit that a CPU has no use for
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    blank = torch.zeros(1, 3, *encoder.pixels.size, dtype=torch.uint8)
     try:
-        launch(encoder, [blank], dataclasses.replace(job, views=None), device).features()
+        yield
     except TorchDynamoException as error:
         raise UnavailableError(
             f"torch.compile can't compile {encoder.spec.arch}: {str(error).strip().partition(chr(10))[0]}",
             "a C++ compiler, and on CUDA Triton",
             "install them, or leave --compile",
         ) from error
+
+
+def _warm(encoder: ImageEncoder, job: Job, device: torch.device, clock: Clock) -> None:
+    """Compile before threads use it, so that they need not wait for each other."""
+    if not job.compile:
+        return
+    began = time.perf_counter()
+    blank = torch.zeros(1, 3, *encoder.pixels.size, dtype=torch.uint8)
+    launch(encoder, [blank], dataclasses.replace(job, views=None), device).features()
     clock.compile = time.perf_counter() - began
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nmtool.encoders.device import AMP
 from nmtool.settings import setting
 
 
@@ -47,7 +48,7 @@ class Config:
     weight_decay: float = setting(0.05, doc="of weight matrices and kernels; biases and norms have none", key=True)
     warmup_epochs: float = setting(1.0, doc="linear warm-up of the learning rate", key=True)
     label_smoothing: float = setting(0.0, doc="share of the target that is spread over all classes", key=True)
-    amp: str = setting("none", doc="mixed precision; fp16 needs CUDA", key=True, choices=("none", "bf16", "fp16"))
+    amp: str = setting("none", doc="mixed precision; fp16 needs CUDA", key=True, choices=AMP)
     channels_last: bool = setting(True, doc="memory layout; the fast one for convolutions", key=True)
     compile: bool = setting(False, doc="torch.compile the model", key=True)
     checkpoint_every: int = setting(1, doc="epochs between checkpoints to resume from", key=False)

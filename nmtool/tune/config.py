@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nmtool.encoders.device import AMP
 from nmtool.settings import setting
 from nmtool.tune import defaults
 
@@ -22,7 +23,6 @@ AUGMENT = ("none", "weak")
 OPTIMIZERS = ("adamw", "sgd")
 TUNE_BACKBONE = ("full", "lora")
 LORA_TARGETS = ("auto", "mlp", "attention", "all", "conv")
-AMP = ("none", "bf16", "fp16")
 SOLVERS = ("adamw", "lbfgs")
 KNN_WEIGHTS = ("distance", "uniform")
 

@@ -30,8 +30,8 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 # In how many parts a hidden layer is computed. A product of a batch with a wide matrix is shared out badly among a few
-# threads, a product a part well: the ten products of a step, D 768, batch 64, two cores, took 11.5 ms whole and 8.2 ms
-# in four parts. A GPU is filled by one.
+# threads, a product a part well: the five wide products of a step, D 768, batch 64, two cores, took 11.5 ms whole and
+# 8.2 ms in four parts. A GPU is filled by one.
 _PARTS: Mapping[str, int] = {"cpu": 4}
 
 

@@ -25,7 +25,6 @@ from nmtool.encoders.encoder import load_image
 from nmtool.encoders.resolve import resolve
 from nmtool.errors import UsageError
 from nmtool.extract import images, write
-from nmtool.extract.batches import Clock, Job
 from nmtool.records import ArtifactRef
 
 compiles = pytest.mark.skipif(
@@ -113,32 +112,30 @@ def test_without_a_compiler_it_says_so(photos: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_road_of_a_gpu_gives_the_same_bits(photos: Path, session: Session) -> None:
-    """One batch in flight while the last is handed on; here both on the CPU."""
-    expected = features(extract(session, photos))
-    encoder = load_image(resolved(session), torch.device("cpu"))
-    dataset = open_dataset(f"folder:{photos}", memo=Memo(None))
-    job = Job(dtype="float32", on_error="fail", batch_size=5, device="cpu", workers=2, model="")
-    index = dataset.splits["train"]
+def test_the_road_of_a_gpu_gives_the_same_bits(
+    photos: Path, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One batch in flight while the last is handed on; here both on the CPU, chunk after chunk, with views."""
+    monkeypatch.setattr(write, "MOST_ROWS", 7)
+    for views in (0, 2):
+        usual = extract(session, photos, views=views)
+        with monkeypatch.context() as other:
+            other.setattr(images, "_on_cpu", images._on_gpu)
+            again = extract(dataclasses.replace(session, store=tmp_path / "gpu"), photos, views=views, workers=2)
+        assert again.summary["encoded"] == usual.summary["encoded"]
+        assert again.content == usual.content
 
-    class Chunks:
-        chunks = 2
 
-        def bounds(self, number: int) -> tuple[int, int]:
-            return number * 7, min(7 * number + 7, len(index))
-
-    class Writer:
-        def __init__(self) -> None:
-            self.index, self.array, self.contents = index, Chunks(), {}
-
-        def is_done(self, number: int) -> bool:
-            return False
-
-    Chunks.chunks = -(-len(index) // 7)
-    plan = images.plan([Writer()], job.batch_size)  # type: ignore[list-item]
-    clock = Clock()
-    done = list(images._on_gpu(dataset, encoder, plan, job, torch.device("cpu"), clock))
-    assert [d.batch for d in done] == plan
-    found = np.concatenate([d.features for d in done])
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    assert all(d.encode_s > 0 and d.decode_s > 0 for d in done)
+@compiles
+def test_rows_encoded_again_need_a_compiler_too(photos: Path, tmp_path: Path) -> None:
+    """``verify --replay`` where there is none any more says so, and is no traceback."""
+    base = [sys.executable, "-m", "nmtool"]
+    made = [*base, "extract", "timm:test_resnet", f"folder:{photos}", "--untrained", "--image-size", "32"]
+    made += ["--device", "cpu", "--compile", "-o", str(tmp_path / "f")]
+    assert subprocess.run(made, capture_output=True, timeout=300, check=False).returncode == 0
+    verify = [*base, "verify", str(tmp_path / "f"), "--replay", "5"]
+    assert subprocess.run(verify, capture_output=True, timeout=300, check=False).returncode == 0
+    none = {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    lost = subprocess.run(verify, env={**os.environ, **none}, capture_output=True, text=True, timeout=300, check=False)
+    assert lost.returncode == 69, lost.stderr
+    assert "Traceback" not in lost.stderr
