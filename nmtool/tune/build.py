@@ -12,7 +12,7 @@ import torch
 
 from nmtool.artifact.format import canonical
 from nmtool.artifact.stage import Reporter, Session, Staging
-from nmtool.encoders.device import choose_device, keep_freed_memory
+from nmtool.encoders.device import choose_device, keep_freed_memory, products_by_onednn
 from nmtool.errors import UsageError
 from nmtool.tune import abreast, lora, payload, search, task
 from nmtool.tune import loss as remembered
@@ -78,8 +78,9 @@ def build(
         spectra=config.spectra,
         keep_backbone=config.keep_backbone,
     )
-    runs, tried = _search(config, runs, material, bench) if config.search else (runs, [])
-    done = _train(runs, material, bench)
+    with products_by_onednn(device):
+        runs, tried = _search(config, runs, material, bench) if config.search else (runs, [])
+        done = _train(runs, material, bench)
     if staging is None:
         return {}
     found_by = search.notes_of(tried)

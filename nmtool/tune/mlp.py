@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nmtool.encoders.device import short_sides_are_slow
 from nmtool.tune import cleansed
 from nmtool.tune.fit import Trained, judge
 from nmtool.tune.fit import fit as fit_stack
@@ -29,10 +30,10 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-# In how many parts a hidden layer is computed. A product of a batch with a wide matrix is shared out badly among a few
-# threads, a product a part well: the five wide products of a step, D 768, batch 64, two cores, took 11.5 ms whole and
-# 8.2 ms in four parts. A GPU is filled by one.
-_PARTS: Mapping[str, int] = {"cpu": 4}
+# In how many parts a hidden layer is computed where products with a short side are slow (MKL). A product of a batch
+# with a wide matrix is shared out badly among a few threads, a product a part well: the five wide products of a step,
+# D 768, batch 64, two cores, took 11.5 ms whole and 8.2 ms in four parts.
+_PARTS = 4
 
 
 def _widths(shape: Shape, dim: int) -> list[int]:
@@ -57,7 +58,7 @@ class MlpHeads(LinearHeads):
         self.layers = self.shape.layers
         widths = _widths(self.shape, dim)
         self.row_width = 2 * sum(widths)
-        self.parts = math.gcd(_PARTS.get(device.type, 1), widths[1]) if self.layers > 1 else 1
+        self.parts = math.gcd(_PARTS, widths[1]) if self.layers > 1 and short_sides_are_slow(device) else 1
         for i, (fan_in, out) in enumerate(pairwise(widths)):
             bound, name = 1 / math.sqrt(fan_in), f"mlp.{i}.weight"
             weight = [self.kept(name, uniform(r.seed, ("mlp", i, "weight"), (out, fan_in), bound).T) for r in runs]

@@ -17,6 +17,7 @@ from nmtool.artifact.arrays import array_shape
 from nmtool.artifact.open import Artifact
 from nmtool.artifact.stage import Reporter
 from nmtool.artifact.typed import STORE, encoded_rows, feature_splits, read_features
+from nmtool.encoders.device import products_by_onednn
 from nmtool.errors import DataError, InputMissingError
 from nmtool.numerics.metrics import pearson_correlation
 from nmtool.records import FeatureTable, Labels
@@ -140,7 +141,8 @@ def predict(
     """
     answers, left_out = Answers(), 0
     home = training.to(device) if training is not None else None
-    with report.progress(len(runs) * len(splits), "predicting, runs") as advance:
+    progress = report.progress(len(runs) * len(splits), "predicting, runs")
+    with products_by_onednn(device), progress as advance:  # as tune does: the same bits
         for split in splits:
             table = read_features(artifact, split, shown)
             rows = np.flatnonzero(encoded_rows(table))

@@ -21,6 +21,7 @@ from nmtool.artifact.open import Artifact
 from nmtool.artifact.stage import Reporter
 from nmtool.data.dataset import Dataset
 from nmtool.data.images import BrokenSample
+from nmtool.encoders.device import products_by_onednn
 from nmtool.encoders.encoder import ImageEncoder, Pixels, load_image
 from nmtool.encoders.resolved import Resolved
 from nmtool.encoders.spec import from_json
@@ -228,7 +229,8 @@ def predict(
     answers, report = Answers(), backbones.report
     shots: dict[str, pictures.Shots] = {}
     left = pictures.HELD_BYTES if len(runs) > 1 else 0  # asked but once, an image need not be held
-    with report.progress(len(runs) * len(splits), "predicting, runs") as advance:
+    progress = report.progress(len(runs) * len(splits), "predicting, runs")
+    with products_by_onednn(backbones.device), progress as advance:  # as tune does: the same bits
         for run in runs:
             net = backbones.network(run)
             for split in splits:

@@ -1,13 +1,15 @@
 """A training step of ``mlp`` and ``nmtune`` beside plain PyTorch, and beside the floor that the machine sets.
 
-The floor: the step's matrix products, each measured alone at its own shape, whole or in four parts, the faster of
-both; and the bytes that AdamW has to move at the measured bandwidth. Nothing is allowed for losses, activations and
-gathering the rows, nor for weights that the products find in memory rather than in the cache.
+The floor: the step's matrix products, each measured alone at its own shape, whole or in four parts, by the library that
+torch takes and by the one that nmtool may take (oneDNN, see ``products_by_onednn``), the fastest of all; and the bytes
+that AdamW has to move at the measured bandwidth. Nothing is allowed for losses, activations and gathering the rows, nor
+for weights that the products find in memory rather than in the cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 
 from nmtool.artifact.stage import Silence
-from nmtool.encoders.device import choose_device, keep_freed_memory
+from nmtool.encoders.device import choose_device, keep_freed_memory, products_by_onednn
 from nmtool.numerics import losses
 from nmtool.tune.config import Config
 from nmtool.tune.fit import fit
@@ -91,13 +93,16 @@ def _products_s(batch: int, widths: Sequence[int], device: torch.device) -> floa
 
 def _fastest_s(rows: int, inner: int, columns: int, device: torch.device) -> float:
     """One product, whole or cut into four along its longest side: libraries share out batches better."""
-    whole = product_s(rows, inner, columns, device=device)
     sizes = [rows, inner, columns]
     longest = sizes.index(max(sizes))
-    if sizes[longest] % PARTS:
-        return whole
-    sizes[longest] //= PARTS
-    return min(whole, product_s(*sizes, heads=PARTS, device=device))
+    found = []
+    for library in (nullcontext(), products_by_onednn(device)):
+        with library:
+            found.append(product_s(*sizes, device=device))
+            if sizes[longest] % PARTS == 0:
+                cut = [size // PARTS if i == longest else size for i, size in enumerate(sizes)]
+                found.append(product_s(*cut, heads=PARTS, device=device))
+    return min(found)
 
 
 def _ours(method: str, X: torch.Tensor, y: torch.Tensor, batch: int, steps: int, seeds: int) -> Contender:
@@ -131,7 +136,8 @@ def _ours(method: str, X: torch.Tensor, y: torch.Tensor, batch: int, steps: int,
     def sample() -> float:
         ticks: list[float] = []
         at = Bench(device=X.device, report=Silence(), advance=lambda done: ticks.append(clock()))
-        fit(MlpHeads, runs, material, at, terms)
+        with products_by_onednn(X.device):  # as the command does
+            fit(MlpHeads, runs, material, at, terms)
         return (ticks[-1] - ticks[-2]) / steps / seeds
 
     return sample

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from torch import nn
 from tune_samples import results, tune
 
+from nmtool.encoders import device
 from nmtool.numerics import losses
 from nmtool.tune import mlp, plan, stacks, subset
 from nmtool.tune.config import Config
@@ -176,15 +177,20 @@ def test_batch_norm_and_residual_are_torchs(layers: int, dim: int, width: int, p
             torch.testing.assert_close(got, reference(batches[0][k]) + batches[0][k], rtol=1e-5, atol=1e-5)
 
 
-def test_numbers_do_not_depend_on_the_parts(pixels: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_do_not_depend_on_parts_and_libraries(
+    pixels: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To 2e-4 of each tensor's largest value, as of a stack and its heads alone."""
     common: dict[str, Any] = {"method": "nmtune", "epochs": 2, "seeds": (0, 1), "width": 2}
+    as_it_is = heads_of(tune(tmp_path / "any", pixels.features, **common))
+    monkeypatch.setattr(device, "_onednn_keeps_float32", lambda: False)
     in_parts = heads_of(tune(tmp_path / "parts", pixels.features, **common))
-    monkeypatch.setattr(mlp, "_PARTS", {})
+    monkeypatch.setattr(mlp, "_PARTS", 1)
     in_one = heads_of(tune(tmp_path / "one", pixels.features, **common))
-    assert in_parts.keys() == in_one.keys()
+    assert as_it_is.keys() == in_parts.keys() == in_one.keys()
     for name, tensor in in_one.items():
-        np.testing.assert_allclose(in_parts[name], tensor, atol=2e-4 * np.abs(tensor).max(), err_msg=name)
+        for other in (as_it_is, in_parts):
+            np.testing.assert_allclose(other[name], tensor, atol=2e-4 * np.abs(tensor).max(), err_msg=name)
 
 
 def test_shares_are_stratified_nested_and_never_empty() -> None:
