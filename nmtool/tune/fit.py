@@ -23,7 +23,7 @@ from nmtool.errors import DivergedError
 from nmtool.records import Int
 from nmtool.tune import evaluate
 from nmtool.tune.feed import Feed, ViewFeed
-from nmtool.tune.heads import LinearHeads
+from nmtool.tune.heads import LAYOUT, LinearHeads
 from nmtool.tune.loss import ClassLoss, class_loss
 from nmtool.tune.material import Bench, Material, Target
 from nmtool.tune.optimise import StackAdamW
@@ -91,7 +91,7 @@ def fit(
     adamw = StackAdamW(heads.parameters, runs, steps * probe.epochs)
     # all indices and shapes: another device may cut a stack otherwise, and the layers within it
     shapes = {name: list(p.shape) for name, p in heads.parameters.items()}
-    which = sha256(canonical([[run.index for run in runs], shapes]))[7:23]
+    which = sha256(canonical([[run.index for run in runs], shapes, LAYOUT]))[7:23]
     name = f"stack-{tag}{which}.safetensors"
     epochs = _restore(bench.kept(name), heads, adamw, loss) or [[] for _ in runs]
     bench.advance(len(runs) * len(epochs[0]))

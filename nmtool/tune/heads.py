@@ -13,6 +13,9 @@ from torch import Tensor
 from nmtool.numerics.seeds import torch_seed
 from nmtool.tune.plan import Run
 
+LAYOUT = "out, in"
+"""Order of a classifier's dimensions, part of a checkpoint's name: one of the other order can have the same shape."""
+
 
 def uniform(seed: int, names: tuple[str | int, ...], shape: tuple[int, ...], bound: float) -> Tensor:
     """U(-bound, bound) from the run's seed and the parameter's name; the same on every device and in every stack."""
@@ -24,7 +27,7 @@ class LinearHeads:
     """K linear classifiers [D] → [C].
 
     Weights start at U(±sqrt(6/D)) and biases at 0, as the authors' code (published-code 1.2). The weights are kept as
-    [K, D, C]; ``export`` gives PyTorch's [C, D].
+    [K, C, D]: where all heads see the same rows, they are one [K * C, D] and the stack is one wide product.
 
     Attributes:
         parameters: trained tensors, [K, ...].
@@ -37,7 +40,7 @@ class LinearHeads:
 
     def __init__(self, runs: Sequence[Run], dim: int, classes: int, device: torch.device) -> None:
         bound = math.sqrt(6 / dim)
-        weight = torch.stack([uniform(r.seed, ("classifier",), (classes, dim), bound).T for r in runs])
+        weight = torch.stack([uniform(r.seed, ("classifier",), (classes, dim), bound) for r in runs])
         self.dim, self.heads = dim, len(runs)
         self.parameters: dict[str, Tensor] = {
             "classifier.weight": weight.contiguous().to(device).requires_grad_(),
@@ -64,7 +67,10 @@ class LinearHeads:
     def classify(self, z: Tensor) -> Tensor:
         """Logits [K, B, C] of Z."""
         weight, bias = self.parameters["classifier.weight"], self.parameters["classifier.bias"]
-        return torch.baddbmm(bias, z.expand(self.heads, -1, -1), weight)
+        if len(z) == self.heads:
+            return torch.baddbmm(bias, z, weight.mT)
+        wide = torch.addmm(bias.flatten(), z[0], weight.flatten(0, 1).T)
+        return wide.unflatten(1, (self.heads, -1)).transpose(0, 1)
 
     @torch.no_grad()
     def learn(self, x: Tensor, slope: Tensor) -> None:
@@ -74,7 +80,11 @@ class LinearHeads:
             x: features [K or 1, B, D].
             slope: gradient of the K losses' sum by the logits, [K, B, C].
         """
-        self.parameters["classifier.weight"].grad = torch.bmm(x.expand(self.heads, -1, -1).mT, slope)
+        if len(x) == self.heads:
+            gradient = torch.bmm(slope.mT, x)
+        else:
+            gradient = (slope.transpose(0, 1).flatten(1).T @ x[0]).unflatten(0, (self.heads, -1))
+        self.parameters["classifier.weight"].grad = gradient
         self.parameters["classifier.bias"].grad = slope.sum(1, keepdim=True)
 
     def one(self, k: int) -> Self:
@@ -96,12 +106,12 @@ class LinearHeads:
     def whole(self, name: str, kept: Tensor) -> Tensor:
         """A weight [in, out] from what one head keeps of it."""
         del name
-        return kept
+        return kept.T
 
     def kept(self, name: str, whole: Tensor) -> Tensor:
         """What one head keeps of a weight [in, out]: the inverse of ``whole``."""
         del name
-        return whole
+        return whole.T
 
     def restore(self, k: int, tensors: Mapping[str, Tensor]) -> None:
         """Make head k the one that ``export`` gave; raises ``KeyError`` or ``ValueError`` where it does not fit."""

@@ -45,7 +45,7 @@ def fit(runs: tuple[Run, ...], material: Material, bench: Bench) -> Trained:
             known[key] = solve(X, y[rows], classes, run)
         weight, bias, iterations, converged = known[key]
         with torch.no_grad():
-            heads.parameters["classifier.weight"][k] = bench.tensor(weight)
+            heads.parameters["classifier.weight"][k] = bench.tensor(weight).T
             heads.parameters["classifier.bias"][k, 0] = bench.tensor(bias)
         ended = {"iterations": iterations, "converged": converged}
         epochs.append([{"epoch": 1, **_training(heads, feed, material, bench, k, y), **ended}])

@@ -112,18 +112,20 @@ class MlpHeads(LinearHeads):
         return torch.baddbmm(bias, h, weight)
 
     def kept(self, name: str, whole: Tensor) -> Tensor:
-        """[in, out] → [parts, in, out / parts] or [parts, in / parts, out]; the classifier as it is."""
-        cut = self._cut(int(name.split(".")[1])) if name.startswith("mlp.") else None
+        """[in, out] → [parts, in, out / parts] or [parts, in / parts, out]; the classifier as in a probe."""
+        if not name.startswith("mlp."):
+            return super().kept(name, whole)
+        cut = self._cut(int(name.split(".")[1]))
         if cut == "out":
             return whole.reshape(len(whole), self.parts, -1).transpose(0, 1)
-        return whole if cut is None else whole.reshape(self.parts if cut == "in" else 1, -1, whole.shape[1])
+        return whole.reshape(self.parts if cut == "in" else 1, -1, whole.shape[1])
 
     def whole(self, name: str, kept: Tensor) -> Tensor:
         """The inverse of ``kept``."""
-        cut = self._cut(int(name.split(".")[1])) if name.startswith("mlp.") else None
-        if cut == "out":
-            return kept.transpose(0, 1).flatten(1)
-        return kept if cut is None else kept.flatten(0, 1)
+        if not name.startswith("mlp."):
+            return super().whole(name, kept)
+        cut = self._cut(int(name.split(".")[1]))
+        return kept.transpose(0, 1).flatten(1) if cut == "out" else kept.flatten(0, 1)
 
     def _normalise(self, h: Tensor, i: int, training: bool) -> Tensor:
         """BatchNorm1d of each head; a batch of one row has no variance and takes the running statistics."""

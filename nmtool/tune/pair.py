@@ -34,7 +34,7 @@ class Net:
             bound = math.sqrt(6 / dim)
             with torch.no_grad():
                 for k, run in enumerate(runs):
-                    self._weight[k] = uniform(run.seed, ("classifier", "second"), (classes, dim), bound).T.to(device)
+                    self._weight[k] = uniform(run.seed, ("classifier", "second"), (classes, dim), bound).to(device)
         # each head a group of its own: so that it has its own rate, and may stand still
         self._views = [[p.detach()[k : k + 1] for p in (self._weight, self._bias)] for k in range(len(runs))]
         groups = [
@@ -51,8 +51,8 @@ class Net:
     def logits(self, x: Tensor, active: Sequence[int]) -> Tensor:
         """[A, B, C] of features [A, B, D], one block for each active head."""
         if len(active) == len(self.runs):
-            return torch.baddbmm(self._bias, x, self._weight)
-        return torch.baddbmm(self._bias[list(active)], x, self._weight[list(active)])
+            return torch.baddbmm(self._bias, x, self._weight.mT)
+        return torch.baddbmm(self._bias[list(active)], x, self._weight[list(active)].mT)
 
     def step(self, active: Sequence[int], done: Sequence[int], steps: Sequence[int]) -> None:
         """One update of the active heads from their gradients; of its ``steps`` an active head has ``done`` so many."""

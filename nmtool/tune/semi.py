@@ -34,6 +34,7 @@ from nmtool.tune import fit as fitting
 from nmtool.tune.defaults import LAMBDA_U
 from nmtool.tune.feed import Feed
 from nmtool.tune.fit import Trained, judge
+from nmtool.tune.heads import LAYOUT
 from nmtool.tune.material import Bench, Material
 from nmtool.tune.outcome import Outcome, metadata
 from nmtool.tune.pair import Net, mean_heads
@@ -339,7 +340,7 @@ def fit(runs: tuple[Run, ...], material: Material, bench: Bench, rules: Rules) -
         DivergedError: a loss is not finite, unless the run is a candidate of a search.
     """
     training = _Training(runs, material, bench, rules)
-    which = hashlib.sha256(canonical([run.index for run in runs])).hexdigest()[:16]
+    which = hashlib.sha256(canonical([[run.index for run in runs], LAYOUT])).hexdigest()[:16]
     name = f"pairs-{which}.safetensors"
     training.restore(name)
     epochs, first = runs[0].probe.epochs, len(training.epochs[0])

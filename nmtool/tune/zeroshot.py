@@ -31,7 +31,7 @@ def tune(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outcom
     weight = _weight(runs[0].templates, material, bench)
     heads = LinearHeads(runs, material.X.shape[1], material.outputs, bench.device)
     with torch.no_grad():
-        heads.parameters["classifier.weight"][:] = weight.T
+        heads.parameters["classifier.weight"][:] = weight
     feed = Feed(runs, material, bench)
     epochs: list[list[dict[str, Any]]] = [[{"epoch": 1, "train_accuracy": None}] for _ in runs]
     bench.advance(len(runs))

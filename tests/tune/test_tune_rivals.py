@@ -104,7 +104,7 @@ def plainly(training: Any, material: Material, step: Any, k: int, views: int) ->
         return x / np.linalg.norm(x)
 
     def p(net: int, x: Any) -> Any:
-        e = np.exp(x @ nets[net][0] + nets[net][1][0])
+        e = np.exp(nets[net][0] @ x + nets[net][1][0])
         return e / e.sum()
 
     wide, free = step.labelled.shape[1], step.unlabelled.shape[1]

@@ -19,6 +19,7 @@ from nmtool.encoders import device
 from nmtool.numerics import losses
 from nmtool.tune import mlp, plan, stacks, subset
 from nmtool.tune.config import Config
+from nmtool.tune.heads import LinearHeads
 from nmtool.tune.mlp import MlpHeads
 from nmtool.tune.nmtune import Regularisers
 from nmtool.tune.optimise import StackAdamW, factor
@@ -92,6 +93,33 @@ def test_the_cosine_is_torchs_cosine() -> None:
         cosine.step()
     assert factor("cosine", 20, 20) == pytest.approx(0)
     assert factor("linear", 20, 20) == 0
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_stacks_products_are_those_of_each_head(count: int, shared: bool) -> None:
+    """Logits and closed-form gradients by PyTorch's own layer and autograd, where heads share their rows and not."""
+    heads = LinearHeads(runs_of(seeds=tuple(range(count))), 7, 7, torch.device("cpu"))  # as many classes as dimensions
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(1 if shared else count, 11, 7, generator=generator)
+    slope = torch.randn(count, 11, 7, generator=generator)
+    with torch.no_grad():
+        heads.parameters["classifier.bias"].copy_(torch.randn(count, 1, 7, generator=generator))
+    logits = heads.classify(x)
+    heads.learn(x, slope)
+    assert logits.shape == (count, 11, 7)
+    for k in range(count):
+        own = heads.export(k)
+        layer = nn.Linear(7, 7)
+        layer.load_state_dict({"weight": own["classifier.weight"], "bias": own["classifier.bias"]})
+        expected = layer(x[0 if shared else k])
+        torch.testing.assert_close(logits[k], expected, rtol=1e-5, atol=1e-5)
+        expected.backward(slope[k])
+        for name, wanted in (("weight", layer.weight.grad), ("bias", layer.bias.grad)):
+            got = heads.parameters[f"classifier.{name}"].grad
+            assert got is not None
+            assert wanted is not None
+            torch.testing.assert_close(got[k].reshape(wanted.shape), wanted, rtol=1e-5, atol=1e-5)
 
 
 def whole(heads: MlpHeads, name: str, kept: torch.Tensor) -> torch.Tensor:
