@@ -70,7 +70,7 @@ class LinearHeads:
         if len(z) == self.heads:
             return torch.baddbmm(bias, z, weight.mT)
         wide = torch.addmm(bias.flatten(), z[0], weight.flatten(0, 1).T)
-        return wide.unflatten(1, (self.heads, -1)).transpose(0, 1)
+        return wide.view(len(wide), self.heads, -1).transpose(0, 1)
 
     @torch.no_grad()
     def learn(self, x: Tensor, slope: Tensor) -> None:
@@ -83,7 +83,7 @@ class LinearHeads:
         if len(x) == self.heads:
             gradient = torch.bmm(slope.mT, x)
         else:
-            gradient = (slope.transpose(0, 1).flatten(1).T @ x[0]).unflatten(0, (self.heads, -1))
+            gradient = (slope.transpose(0, 1).flatten(1).T @ x[0]).view(self.heads, -1, x.shape[-1])
         self.parameters["classifier.weight"].grad = gradient
         self.parameters["classifier.bias"].grad = slope.sum(1, keepdim=True)
 
