@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,41 @@ def test_mended_files_are_filled_in_and_nothing_else_is_read(
     decoded.clear()
     assert extract(session, damaged, on_error=on_error, views=1, retry_failed=True).cached
     assert decoded == []
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"amp": "bf16", "dtype": "float16"},
+        pytest.param(
+            {"compile": True},
+            marks=pytest.mark.skipif(
+                not shutil.which(os.environ.get("CXX", "g++")), reason="torch.compile needs a C++ compiler"
+            ),
+        ),
+    ],
+)
+def test_what_is_filled_in_is_encoded_like_the_rest(
+    damaged: Path, session: Session, tmp_path: Path, decoded: list[Any], how: dict[str, Any]
+) -> None:
+    """In mixed precision, or compiled, as the rows that are taken over; the summary says so."""
+    extract(session, damaged, on_error="skip", **how)
+    mend(damaged, tmp_path, *BROKEN)
+    decoded.clear()
+    ref = extract(session, damaged, on_error="skip", retry_failed=True, **how)
+    assert len(decoded) == 3
+    elsewhere = dataclasses.replace(session, store=tmp_path / "fresh")
+    fresh, plain = extract(elsewhere, damaged, on_error="skip", **how), extract(elsewhere, damaged, on_error="skip")
+    assert ref.key == fresh.key != plain.key
+    assert {name: ref.summary.get(name) for name in how} == how
+    for split, rows in (("train", [3, 23]), ("test", [3])):
+        mine, wanted, other = (
+            read_features(open_artifact(r.path), split).features[rows].astype(np.float64) for r in (ref, fresh, plain)
+        )
+        near = np.abs(mine - wanted).max()
+        assert near <= 1e-5 * np.abs(wanted).max()
+        if "amp" in how:
+            assert np.abs(other - wanted).max() > 100 * max(near, 1e-7)  # float32's would show
 
 
 def test_some_mended_and_then_the_rest(damaged: Path, session: Session, tmp_path: Path, decoded: list[Any]) -> None:
