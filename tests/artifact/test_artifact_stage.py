@@ -93,6 +93,12 @@ def test_a_file_where_a_folder_should_be_is_73(made: Make, tmp_path: Path) -> No
         made(Session(out=tmp_path / "flat" / "out"))
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no file system here that makes no folders")
+def test_where_no_folders_are_made_is_73(made: Make) -> None:
+    with pytest.raises(CannotCreateError, match="/proc/nmtool can be made"):
+        made(Session(out=Path("/proc/nmtool/out")))
+
+
 def _stop_after(chunks: int) -> Callable[[Staging], Mapping[str, object]]:
     def build(staging: Staging) -> Mapping[str, object]:
         X = matrix()
