@@ -452,7 +452,9 @@ def _locked(out: Path, session: Session) -> Iterator[None]:
     except (FileExistsError, NotADirectoryError):
         raise CannotCreateError(f"{parent} is no directory", "a folder to put the artifact in") from None
     except FileNotFoundError:  # with its parents, too: a file system that makes no folders
-        raise CannotCreateError(f"no folder {parent} can be made", "a place for it", "choose another -o or --store") from None
+        raise CannotCreateError(
+            f"no folder {parent} can be made", "a place for it", "choose another -o or --store"
+        ) from None
     folder = _staging_folder(parent)
     lock = folder / f"{out.name}.lock"
     try:
