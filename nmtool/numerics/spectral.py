@@ -5,9 +5,10 @@ dL/ds_j = -([j <= k]/k - T/S) / S, and dL/dZ = sum_j dL/ds_j u_j v_j' = M Z, whe
 B > D: Z M, with V): the larger side's vectors are never formed. M comes from
 
 - ``eigen``: one Hermitian eigendecomposition. The road on CPU;
-- ``products``: matrix products alone, batched over heads: a Newton-Schulz iteration for the inverse square root of the
-  Gram matrix, and repeated squaring of it (a power iteration of 2^14 steps) for the largest value. The road on CUDA,
-  where an eigendecomposition costs more than a training step. It has been run on CPU tensors only so far.
+- ``products``: matrix products alone, batched over heads: an iteration of quintic polynomials (as Newton-Schulz of
+  order 5, with better coefficients) for the inverse square root of the Gram matrix, and repeated squaring of it (a
+  power iteration of 2^14 steps) for the largest value. The road on CUDA, where an eigendecomposition costs more than a
+  training step.
 
 A Gram matrix in float32 knows singular values down to some 1/200 of the largest, in float64 to 1e-6 and below: where
 rounding may have cost more than is tolerable, the matrix is done again in float64, and those that the products do not
@@ -18,9 +19,11 @@ This module refuses to handle values that are not finite: its caller scales and 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,15 +36,27 @@ EXACT_BELOW = 256
 # directions of the gradient (a share of 2e-3 of their squared length leaves a cosine of 0.999).
 _LOSS_ERROR, _DIRECTION_ERROR = 5e-6, 2e-3
 _HOPELESS = 300.0  # largest over smallest pivot of a Cholesky factor beyond which float32 is not even tried
-# Quintics a s + b s^3 + c s^5: the first (Jordan et al. 2024, Muon) lifts small values 3.44 times a step and keeps
-# large ones in [0.68, 1.13]; the second, Newton-Schulz of order 5, cubes the distance to 1.
-_LIFT, _POLISH = (3.4445, -4.7750, 2.0315), (1.875, -1.25, 0.375)
-_LIFTS = {torch.float32: 6, torch.float64: 12}  # 3.44^6 = 1,670 and 3.44^12 = 2.8e6: above what is trusted
-_POLISHES = 4
+_LOWEST = 3e-7  # share of the largest singular value, below what float64 is trusted with
+# In float32 the best polynomials are too steep: what they lift most is rounding. These (Jordan et al. 2024, Muon; then
+# Newton-Schulz) lift values 3.44 times a step and keep large ones in [0.68, 1.13], and 3.44^6 is 1,670.
+_GENTLE = (*[(3.4445, -4.7750, 2.0315)] * 6, *[(1.875, -1.25, 0.375)] * 4)
+_WITHIN = 1e-6  # how far from 1 the iteration leaves the values above
 _LEFT_OVER, _OFF = 1e-3, 1e-5  # what an iteration that has converged leaves
 _POWERS, _APART, _TINY = 12, 2e-6, 1e-30  # steps to a value that stands out; how exact its vector has to be
 _SQUARINGS = 14
+_NARROW, _EXCHANGES = 1e-3, 40  # of a polynomial's interval; Remez' steps, which converge in ten
+_NORMALISED = 4  # squarings from one scaling to the next: 512^-16 is far from float64's range, float32 needs each
 _STANDS_OUT = 16.0  # times the mean of the other eigenvalues: below, float32 loses two bits at most to the largest
+
+
+EFFORTS = ((5e-4, 10, 0.0), (_LOWEST, 18, 0.0), (1e-5, 18, 1e-5))
+"""For ``unlooked``: the least singular value in reach, as a share of the largest; squarings; and the lift.
+
+The last is for lack of rank: each eigenvalue has the lift's square added, so that nothing is out of reach. What is 0
+then gets no more than rounding, which is one of the valid subgradients, and values from 6e-5 on keep their weight; what
+lies between is doubted.
+"""
+_BETWEEN = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +149,19 @@ def share(
     dense = torch.zeros_like(Z)
     dense[bad] = (slopes @ worse if wide else worse @ slopes).to(Z.dtype)
     return loss, left, dense
+
+
+def unlooked(gram: Tensor, effort: int) -> tuple[Tensor, Tensor, Tensor]:
+    """By products, for whoever may not wait for a device to look at a value, as a recorded CUDA graph may not.
+
+    Args:
+        gram: [K, n, n] float64.
+        effort: which of ``EFFORTS``.
+
+    Returns:
+        Loss [K] float64 and M [K, n, n] as of ``share`` for k = 1; and [K] which of them are not to be relied on.
+    """
+    return _solved(gram, 1, *EFFORTS[effort])
 
 
 def _narrow(left: Tensor, gram: Tensor, loss: Tensor) -> bool:
@@ -285,14 +313,20 @@ def _by_products(
     The Gram matrix is taken as it is: there is no ``peak``. More than one largest value (topk above 1) is not separated
     by squaring: all of them are given back as bad.
     """
-    del peak
+    del peak, off
+    return _solved(gram, topk, _LOWEST, _SQUARINGS)
+
+
+def _solved(gram: Tensor, topk: int, lowest: float, squarings: int, lift: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``_by_products``; see ``EFFORTS``. In float32 neither ``lowest`` nor a lift means anything."""
     n = gram.shape[-1]
-    top, vector, off = _largest(gram)
+    top, vector, off = _largest(gram, squarings)
     alive = top > 0
     top = torch.where(alive, top, 1.0)
     # a hundredth above 1 does no harm to the iteration, but below is where it converges
     scaled = gram / (1.01 * top)[:, None, None]
-    root, left_over = _inverse_root(scaled)
+    lifted = scaled + lift**2 * torch.eye(n, dtype=gram.dtype, device=gram.device) if lift else scaled
+    root, left_over = _inverse_root(lifted, 0.9 * lowest)
     values = (scaled * root).sum((-2, -1)).double()  # the trace of the product: sum of the singular values, scaled
     total = values * (1.01 * top.double()).sqrt()
     sigma = top.double().sqrt()
@@ -300,18 +334,26 @@ def _by_products(
     polar = root * (sigma / total.square() / (1.01 * top.double()).sqrt()).to(gram.dtype)[:, None, None]
     first = vector @ vector.mT * (1 / (total * sigma)).to(gram.dtype)[:, None, None]
     trace = root.diagonal(dim1=-2, dim2=-1).sum(-1)
-    good = _sure(trace.double(), root.square().sum((-2, -1)).double(), values**-2, n, gram.dtype)
-    good &= alive & (left_over < _LEFT_OVER) & (off < _OFF)  # not a number is not good
+    good = (left_over < _LEFT_OVER) & (off < _OFF)  # not a number is not good
+    if lift:  # zeros have loss 0 and no gradient
+        lost = lift**2 * (root @ root)  # a projection, were all values 0 or far above the lift
+        twice = lost @ lost
+        good &= (twice.diagonal(dim1=-2, dim2=-1).sum(-1) - (twice * lost).sum((-2, -1))).abs() < _BETWEEN
+        total = torch.where(alive, total, torch.inf)
+        polar, first = (torch.where(alive[:, None, None], part, 0.0) for part in (polar, first))
+        return -sigma / total, polar - first, ~(good | ~alive)
+    good &= alive & _sure(trace.double(), root.square().sum((-2, -1)).double(), values**-2, n, gram.dtype)
     if topk > 1 and n > 1:
         good = torch.zeros_like(good)
     return -sigma / total, polar - first, ~good
 
 
-def _largest(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _largest(gram: Tensor, squarings: int) -> tuple[Tensor, Tensor, Tensor]:
     """Largest eigenvalue [K], its vector [K, n, 1], and how far off the two are, relative to the value."""
     power = gram
-    for _ in range(_SQUARINGS):
-        power = power / power.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(1e-30)[:, None, None]  # the trace
+    for i in range(squarings):
+        if i % _NORMALISED == 0 or gram.dtype == torch.float32:
+            power = power / power.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(1e-30)[:, None, None]  # the trace
         power = power @ power
     # every column tends to the vector; the longest has most of it
     where = power.square().sum(-2).argmax(-1)
@@ -322,17 +364,59 @@ def _largest(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return value, vector, (image - value[:, None, None] * vector).norm(dim=(-2, -1)) / value
 
 
-def _inverse_root(gram: Tensor) -> tuple[Tensor, Tensor]:
+@functools.cache
+def quintics(lowest: float, within: float = _WITHIN) -> tuple[tuple[float, float, float], ...]:
+    """Odd polynomials a s + b s^3 + c s^5 that one after the other take [lowest, 1] to 1 within ``within``.
+
+    Each is the one that is nearest to 1 everywhere on the interval that the one before it left, found by Remez'
+    exchange: no other choice of so many quintics gets closer (Amsel et al. 2025, "The Polar Express", Thm. 3.1). Of
+    lowest = 6e-4 they are 7, where Newton-Schulz of order 5 takes 15.
+    """
+    low, high = lowest, 1.0
+    found = []
+    while True:
+        coefficients, off = _nearest_to_one(low, high)
+        found.append(coefficients)
+        low, high = 1 - off, 1 + off
+        if off <= within:
+            return tuple(found)
+
+
+def _nearest_to_one(low: float, high: float) -> tuple[tuple[float, float, float], float]:
+    """The odd quintic with the least largest distance from 1 on [low, high], and that distance.
+
+    On a narrow interval all but coincides with Newton-Schulz' own, which is taken there: Remez' equations are singular.
+    """
+    middle, half = (low + high) / 2, (high - low) / 2
+    if half < _NARROW:
+        a, b, c = 1.875 / middle, -1.25 / middle**3, 0.375 / middle**5
+        ends = [a * s + b * s**3 + c * s**5 for s in (low, high)]
+        return (a, b, c), max(abs(end - 1) for end in ends)
+    inner = (low + half / 2, high - half / 2)
+    for _ in range(_EXCHANGES):
+        points = np.array([low, *inner, high])
+        signs = np.array([1.0, -1.0, 1.0, -1.0])
+        a, b, c, off = np.linalg.solve(np.stack([points, points**3, points**5, signs], 1), np.ones(4))
+        squares = np.sort(np.roots([5 * c, 3 * b, a]).real)  # where the slope is 0
+        inner = tuple(np.sqrt(squares))
+    return (float(a), float(b), float(c)), abs(float(off))
+
+
+def _inverse_root(gram: Tensor, lowest: float) -> tuple[Tensor, Tensor]:
     """X close to the inverse square root of K matrices of norm 1 or less, and the root mean square of X gram X - 1.
 
     Coupled: with Y = X gram X, X <- X p(Y) and Y <- p(Y) Y p(Y), all of them polynomials of gram, which commute.
     """
     n = gram.shape[-1]
     one = torch.eye(n, dtype=gram.dtype, device=gram.device)
-    root, near = one.expand_as(gram), gram
-    for a, b, c in (*[_LIFT] * _LIFTS[gram.dtype], *[_POLISH] * _POLISHES):
-        factor = torch.baddbmm(b * near, near, near, alpha=c) + a * one
-        root = root @ factor
+    near, twofold = gram, 1.0  # Y times a power of two: its two halves are added, not averaged
+    root = None
+    for a, b, c in quintics(lowest) if gram.dtype == torch.float64 else _GENTLE:
+        factor = torch.baddbmm(near, near, near, beta=b / twofold, alpha=c / twofold**2)
+        factor.diagonal(dim1=-2, dim2=-1).add_(a)
+        root = factor if root is None else root @ factor
         near = factor @ near @ factor
-        near = (near + near.mT) / 2  # rounding that is not symmetric grows from step to step
-    return root, (near - one).square().mean((-2, -1)).mul(n).sqrt()
+        near = near + near.mT  # rounding that is not symmetric grows from step to step
+        twofold *= 2
+    assert root is not None
+    return root, (near / twofold - one).square().mean((-2, -1)).mul(n).sqrt()

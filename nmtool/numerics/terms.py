@@ -8,6 +8,7 @@ is recorded by autograd inside, and nothing can be differentiated twice. The fun
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -54,10 +55,30 @@ def powers_of_two(z: Tensor) -> tuple[Tensor, Tensor]:
     return torch.ldexp(torch.ones_like(scale), exponent), finite
 
 
+@dataclass(slots=True)
+class Blind:
+    """That no value may be looked at meanwhile: the steps are recorded as a CUDA graph.
+
+    Attributes:
+        doubt: bool [K]: becomes true, and stays it, where a matrix was not to be relied on.
+        effort: which of ``spectral.EFFORTS``.
+    """
+
+    doubt: Tensor
+    effort: int = 0
+
+
 class _Terms(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, Z: Tensor, F: Tensor | None, names: tuple[Name, ...], topk: int, elem: bool, road: spectral.Road
+        ctx: Any,
+        Z: Tensor,
+        F: Tensor | None,
+        names: tuple[Name, ...],
+        topk: int,
+        elem: bool,
+        road: spectral.Road,
+        blind: Blind | None,
     ) -> tuple[Tensor, ...]:
         # MPS has no float64
         home = wide(Z.cpu() if Z.device.type == "mps" else Z)
@@ -71,7 +92,7 @@ class _Terms(torch.autograd.Function):
             values["mse"], pull = _consistency(f, z, elem)
             ctx.pull.append(pull)
         if "cov" in names or "svd" in names:
-            spread, pull = _spread(z, names, topk, road)
+            spread, pull = _spread(z, names, topk, road, blind)
             values |= spread
             ctx.pull.append(pull)
         return tuple(values[n].to(home.dtype).to(Z.device).reshape(Z.shape[:-2]) for n in names)
@@ -83,7 +104,7 @@ class _Terms(torch.autograd.Function):
         weights = {n: wide(u).to(home).reshape(-1)[:, None, None] for n, u in zip(ctx.names, upstream, strict=True)}
         gradient = sum(pull(weights) for pull in ctx.pull)
         assert isinstance(gradient, Tensor)
-        return gradient.reshape(ctx.shape).to(ctx.dtype).to(ctx.device), None, None, None, None, None
+        return gradient.reshape(ctx.shape).to(ctx.dtype).to(ctx.device), None, None, None, None, None, None
 
 
 def _consistency(f: Tensor, z: Tensor, elem: bool) -> tuple[Tensor, Any]:
@@ -100,13 +121,16 @@ def _consistency(f: Tensor, z: Tensor, elem: bool) -> tuple[Tensor, Any]:
     return value, pull
 
 
-def _spread(z: Tensor, names: Sequence[Name], topk: int, road: spectral.Road) -> tuple[dict[str, Tensor], Any]:
+def _spread(
+    z: Tensor, names: Sequence[Name], topk: int, road: spectral.Road, blind: Blind | None
+) -> tuple[dict[str, Tensor], Any]:
     """Eq. 4 and 5, and the pull-back of both: one product of the smaller side's matrix with the centred rows."""
     rows, dims = z.shape[-2:]
     by_rows = rows <= dims
     unit, finite = powers_of_two(z)
-    work = (z if finite.all() else torch.where(finite, z, 0.0)) / unit
-    if min(rows, dims) <= spectral.EXACT_BELOW and "svd" in names:
+    whole = blind is None and bool(finite.all())
+    work = (z if whole else torch.where(finite, z, 0.0)) / unit
+    if "svd" in names and (min(rows, dims) <= spectral.EXACT_BELOW or blind is not None):
         work = work.double()
     centre = "cov" in names
     mean = work.mean(-2, keepdim=True)
@@ -122,7 +146,12 @@ def _spread(z: Tensor, names: Sequence[Name], topk: int, road: spectral.Road) ->
     left = dense = None
     if "svd" in names:
         parts = spectral.Centred(centred, mean, gram) if centre else None
-        loss, left, dense = spectral.share(work, gram if parts is None else parts.raw(), topk, road, parts)
+        raw = gram if parts is None else parts.raw()
+        if blind is None:
+            loss, left, dense = spectral.share(work, raw, topk, road, parts)
+        else:
+            loss, left, bad = spectral.unlooked(raw, blind.effort)
+            blind.doubt |= bad & finite[:, 0, 0]
         values["svd"] = torch.where(finite[:, 0, 0], loss, torch.nan)
 
     def pull(weights: dict[str, Tensor]) -> Tensor:
@@ -142,7 +171,7 @@ def _spread(z: Tensor, names: Sequence[Name], topk: int, road: spectral.Road) ->
         if dense is not None:
             gradient = gradient + dense * (weights["svd"] / unit)
         gradient = gradient.to(z.dtype)
-        return gradient if finite.all() else torch.where(finite, gradient, torch.nan)
+        return gradient if whole else torch.where(finite, gradient, torch.nan)
 
     return values, pull
 
@@ -155,6 +184,7 @@ def regularisers(
     topk: int = 1,
     reduce: Literal["row", "elem"] = "row",
     road: spectral.Road = "auto",
+    blind: Blind | None = None,
 ) -> dict[Name, Tensor]:
     """NMTune Eq. 3 (``mse``), 4 (``cov``) and 5 (``svd``) of a stack: the values of :mod:`losses`' functions.
 
@@ -164,10 +194,11 @@ def regularisers(
         names: which terms; the rest is not computed.
         topk, reduce: see :func:`losses.dominant_singular_value` and :func:`losses.consistency`.
         road: how the spectral term is found; see :mod:`spectral`.
+        blind: for [K, B, D] and topk 1: no value on the device is looked at.
 
     Returns:
         [...] by name.
     """
     with torch.autocast(device_type=Z.device.type, enabled=False):
-        values = _Terms.apply(Z, None if F is None else F.detach(), names, topk, reduce == "elem", road)
+        values = _Terms.apply(Z, None if F is None else F.detach(), names, topk, reduce == "elem", road, blind)
     return dict(zip(names, values, strict=True))

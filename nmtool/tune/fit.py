@@ -20,8 +20,9 @@ from torch import Tensor
 
 from nmtool.artifact.format import canonical, sha256
 from nmtool.errors import DivergedError
+from nmtool.numerics.terms import Blind
 from nmtool.records import Int
-from nmtool.tune import evaluate
+from nmtool.tune import evaluate, record
 from nmtool.tune.feed import Feed, ViewFeed
 from nmtool.tune.heads import LAYOUT, LinearHeads
 from nmtool.tune.loss import ClassLoss, class_loss
@@ -41,6 +42,17 @@ class Terms(Protocol):
     @property
     def weights(self) -> Mapping[str, Tensor]:
         """[K] by name."""
+
+    @property
+    def can_be_blind(self) -> bool:
+        """Whether they can be had without looking at a value on the device."""
+
+    @property
+    def blind(self) -> Blind | None:
+        """Set meanwhile."""
+
+    @blind.setter
+    def blind(self, value: Blind | None) -> None: ...
 
     def __call__(self, F: Tensor, Z: Tensor) -> dict[str, Tensor]:
         """Terms of features F and transformed features Z, [K or 1, B, D] and [K, B, D]."""
@@ -99,10 +111,13 @@ def fit(
     target = material.targets[0]
     truth = bench.tensor(target.y)
     last = time.monotonic()
+    left = steps * (probe.epochs - len(epochs[0]))
+    recorded = before is None and record.pays(bench.device, terms, left)
+    passes = _Pass(heads, adamw, feed, loss, terms, runs, recorded)
     for epoch in range(len(epochs[0]), probe.epochs):
         if before is not None:
             before(epoch, heads)
-        rows = _epoch(heads, adamw, feed, loss, terms, runs, epoch, bench.pulse)
+        rows = passes.epoch(epoch, bench.pulse)
         looks: dict[str, Sequence[float | None]] = {}
         if target.values is not None and not candidates:
             looks = {"pearson": evaluate.correlations(heads, feed, target.X, target.values)}
@@ -126,36 +141,78 @@ def feed_of(runs: Sequence[Run], material: Material, bench: Bench) -> Feed:
     return (ViewFeed if runs[0].views else Feed)(runs, material, bench)
 
 
-def _epoch(
-    heads: LinearHeads,
-    adamw: StackAdamW,
-    feed: Feed,
-    loss: ClassLoss,
-    terms: Terms | None,
-    runs: Sequence[Run],
-    epoch: int,
-    pulse: Callable[[], None],
-) -> list[dict[str, Any]]:
-    """One pass over the rows; returns a row a head: mean losses by term, and accuracy on the training labels so far."""
-    size = runs[0].probe.batch_size
-    order = feed.order(epoch)
-    hits = torch.zeros(len(runs), device=order.device)
-    history: list[Tensor] = []  # [terms, K] a step: read once an epoch, so that a GPU is not waited for
-    names: list[str] = []
-    direct = terms is None and not heads.transforms
-    for start in range(0, feed.n, size):
-        pulse()
-        now = order[:, start : start + size]
-        x, y = feed.batch(now)
-        if direct:
-            logits, parts = _direct(heads, x, y, loss, feed.rows_in(now))
+class _Pass:
+    """One pass over the rows after the other.
+
+    Attributes:
+        names: of the loss's terms, once a step was made.
+    """
+
+    def __init__(
+        self,
+        heads: LinearHeads,
+        adamw: StackAdamW,
+        feed: Feed,
+        loss: ClassLoss,
+        terms: Terms | None,
+        runs: Sequence[Run],
+        recorded: bool,
+    ) -> None:
+        self._heads, self._adamw, self._feed, self._loss, self._terms = heads, adamw, feed, loss, terms
+        self._runs = runs
+        self._size = runs[0].probe.batch_size
+        self._direct = terms is None and not heads.transforms
+        self.names: list[str] = []
+        self._recorder: record.Recorder | None = None
+        if recorded:
+            self._recorder = record.Recorder(self._counted, heads, adamw, loss, terms, self._size)
+
+    def epoch(self, epoch: int, pulse: Callable[[], None]) -> list[dict[str, Any]]:
+        """A row a head: mean losses by term, and accuracy on the training labels so far."""
+        order = self._feed.order(epoch)
+        found = None
+        if self._recorder is not None:
+            found = self._recorder.epoch(order, pulse)
+            self._recorder = self._recorder if found is not None else None
+        hits, history = self._steps(order, pulse) if found is None else found
+        return _told(history, hits, self.names, self._runs, self._feed, self._size, epoch, self._heads)
+
+    def _steps(self, order: Tensor, pulse: Callable[[], None]) -> tuple[Tensor, Tensor]:
+        """Hits [K] and losses [steps, T, K]."""
+        hits = torch.zeros(len(self._runs), device=order.device)
+        history: list[Tensor] = []  # [T, K] a step: read once an epoch, so that a GPU is not waited for
+        for start in range(0, self._feed.n, self._size):
+            pulse()
+            right, losses = self._counted(order[:, start : start + self._size])
+            self._adamw.step()
+            history.append(losses)
+            hits += right
+        return hits, torch.stack(history)
+
+    def _counted(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Hits [K] and losses [T, K] of the rows [U, B]; leaves the parameters' gradients."""
+        x, y = self._feed.batch(rows)
+        if self._direct:
+            logits, parts = _direct(self._heads, x, y, self._loss, self._feed.rows_in(rows))
         else:
-            logits, parts = _recorded(heads, x, y, loss, feed.rows_in(now), terms)
-        adamw.step()
-        names = list(parts)
-        history.append(torch.stack([p.detach() for p in parts.values()]))
-        hits += (logits.argmax(-1) == y).sum(-1)
-    values = torch.stack(history).cpu()
+            with torch.enable_grad():
+                logits, parts = _by_autograd(self._heads, x, y, self._loss, self._feed.rows_in(rows), self._terms)
+        self.names = list(parts)
+        return (logits.argmax(-1) == y).sum(-1), torch.stack([p.detach() for p in parts.values()])
+
+
+def _told(
+    history: Tensor,
+    hits: Tensor,
+    names: Sequence[str],
+    runs: Sequence[Run],
+    feed: Feed,
+    size: int,
+    epoch: int,
+    heads: LinearHeads,
+) -> list[dict[str, Any]]:
+    """What an epoch's row says of each head."""
+    values = history.cpu()
     if runs[0].holdout:
         values = values.nan_to_num(0.0, 0.0, 0.0)  # told by the search; a checkpoint's JSON knows no NaN
     else:
@@ -163,7 +220,7 @@ def _epoch(
     sizes = torch.tensor([min(size, feed.n - s) for s in range(0, feed.n, size)], dtype=torch.float64)
     means = (values.double() * sizes[:, None, None]).sum(0) / feed.n
     accuracy = hits.double().cpu() / (feed.n * feed.copies)
-    classes = logits.shape[-1]  # one output: a real number
+    classes = heads.parameters["classifier.bias"].shape[-1]  # one output: a real number
     return [
         {
             "epoch": epoch + 1,
@@ -185,7 +242,7 @@ def _direct(
     return logits, {loss.name: value}
 
 
-def _recorded(
+def _by_autograd(
     heads: LinearHeads, x: Tensor, y: Tensor, loss: ClassLoss, rows: Tensor, terms: Terms | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits and the unweighted terms of the loss of a batch; the parameters' gradients of the weighted sum."""

@@ -8,7 +8,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from nmtool.numerics.terms import Name, regularisers
+from nmtool.numerics.terms import Blind, Name, regularisers
 from nmtool.tune import cleansed
 from nmtool.tune.fit import Terms, Trained, judge
 from nmtool.tune.fit import fit as fit_stack
@@ -31,11 +31,13 @@ class Regularisers:
         self.reduce = cast(Literal["row", "elem"], first.mse_reduce)
         weights = {name: [getattr(r.terms, f"weight_{name}") for r in runs] for name in _NAMES}
         self._names = tuple(name for name in _NAMES if any(weights[name]))
+        self.can_be_blind = self.topk == 1 or "svd" not in self._names
+        self.blind: Blind | None = None
         self.weights: dict[str, Tensor] = {name: torch.tensor(weights[name], device=device) for name in self._names}
 
     def __call__(self, F: Tensor, Z: Tensor) -> dict[str, Tensor]:
         """Unweighted terms [K] of features F and transformed features Z, both [K, B, D]: Eq. 3, 4 and 5."""
-        values = regularisers(F, Z, self._names, topk=self.topk, reduce=self.reduce)
+        values = regularisers(F, Z, self._names, topk=self.topk, reduce=self.reduce, blind=self.blind)
         return {name: values[name] for name in self._names}
 
 

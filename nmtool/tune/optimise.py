@@ -47,23 +47,47 @@ class StackAdamW:
         # by block: its part of each parameter, and that part's moments
         self._views = self._cut([p.detach() for p in self._parameters])
         self._moments = {m: self._cut([torch.zeros_like(p) for p in self._parameters]) for m in _MOMENTS}
-        self._count = torch.zeros((), device=self._parameters[0].device)
+        self.device = self._parameters[0].device
+        self._count = torch.zeros((), device=self.device)
+        self._rates: Tensor | None = None
 
     def _cut(self, tensors: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         return list(zip(*(torch.split(t, self._sizes) for t in tensors), strict=True))
 
     def step(self) -> None:
         """One update from the parameters' gradients, which are then cleared."""
+        now = factor(self._schedule, self.done, self._steps)
+        self._count += 1
+        self._update([lr * now for lr, _ in self._settings])
+        self.passed()
+
+    def step_on_device(self) -> None:
+        """The same, its number and its learning rates read on the device; what is recorded of it can be replayed.
+
+        Whoever does so tells by ``passed`` that a step was made.
+        """
+        if self._rates is None:  # [steps, blocks]
+            factors = [factor(self._schedule, step, self._steps) for step in range(self._steps)]
+            rates = [[lr * now for lr, _ in self._settings] for now in factors]
+            self._rates = torch.tensor(rates, dtype=torch.float64).float().to(self.device)
+        rates_now = self._rates.index_select(0, self._count.long().view(1))[0]
+        self._count += 1
+        self._update(list(rates_now.unbind()))
+
+    def passed(self) -> None:
+        """A step was made."""
+        self.done += 1
+        self.stepped = True
+
+    def _update(self, rates: Sequence[float | Tensor]) -> None:
         gradients = []
         for parameter in self._parameters:
             assert parameter.grad is not None
             gradients.append(parameter.grad.contiguous())  # as the kernel reads it
             parameter.grad = None
-        now = factor(self._schedule, self.done, self._steps)
-        self._count += 1
         counts = [self._count] * len(gradients)
-        blocks = zip(self._settings, self._views, self._cut(gradients), *self._moments.values(), strict=True)
-        for (lr, decay), views, slopes, first, second in blocks:
+        blocks = zip(rates, self._settings, self._views, self._cut(gradients), *self._moments.values(), strict=True)
+        for rate, (_, decay), views, slopes, first, second in blocks:
             torch._fused_adamw_(
                 views,
                 slopes,
@@ -71,7 +95,7 @@ class StackAdamW:
                 second,
                 [],
                 counts,
-                lr=lr * now,
+                lr=rate,
                 beta1=0.9,
                 beta2=0.999,
                 weight_decay=decay,
@@ -79,8 +103,10 @@ class StackAdamW:
                 amsgrad=False,
                 maximize=False,
             )
-        self.done += 1
-        self.stepped = True
+
+    def changed(self) -> dict[str, Tensor]:
+        """What a step changes beside the parameters: the moments, and on the device the count of steps."""
+        return {**self._flat(), "count": self._count}
 
     def _flat(self) -> dict[str, Tensor]:
         wide = len(self._parameters)

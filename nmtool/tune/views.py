@@ -10,6 +10,7 @@ from torch import Tensor
 from nmtool.numerics import losses
 
 if TYPE_CHECKING:
+    from nmtool.numerics.terms import Blind
     from nmtool.tune.fit import Terms
 
 
@@ -31,6 +32,20 @@ class AcrossViews:
     def weights(self) -> Mapping[str, Tensor]:
         """As of the terms."""
         return self._terms.weights
+
+    @property
+    def can_be_blind(self) -> bool:
+        """As of the terms."""
+        return self._terms.can_be_blind
+
+    @property
+    def blind(self) -> Blind | None:
+        """As of the terms."""
+        return self._terms.blind
+
+    @blind.setter
+    def blind(self, value: Blind | None) -> None:
+        self._terms.blind = value
 
     def __call__(self, F: Tensor, Z: Tensor) -> dict[str, Tensor]:
         """Terms [K] of F and Z [K or 1, 2 B, D], first views before second ones."""

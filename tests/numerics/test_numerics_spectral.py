@@ -91,6 +91,30 @@ def test_a_thousand_matrices_by_each_road(road: spectral.Road, dtype: torch.dtyp
     judge(unit, loss, g)
 
 
+def test_a_thousand_matrices_without_a_look() -> None:
+    """What is not in doubt is right; and there is an effort for nearly all of them."""
+    z = thousand()
+    unit = (z / powers_of_two(z)[0]).double()
+    gram = unit @ unit.mT
+    doubts = []
+    for effort in range(len(spectral.EFFORTS)):
+        loss, left, doubt = spectral.unlooked(gram, effort)
+        good = ~doubt
+        judge(unit[good], loss[good], (left @ unit)[good])
+        doubts.append(doubt)
+    whole = slice(6 * COUNT)  # the last two kinds lack rank
+    assert [bool(d[whole].any()) for d in doubts] == [True, False, True]
+    assert [bool(d[6 * COUNT :].all()) for d in doubts] == [True, True, False]
+    assert float(doubts[2][6 * COUNT :].float().mean()) < 0.02
+
+
+def test_zeros_without_a_look() -> None:
+    loss, left, doubt = spectral.unlooked(torch.zeros(2, 5, 5, dtype=torch.float64), len(spectral.EFFORTS) - 1)
+    assert not doubt.any()
+    assert not loss.any()
+    assert not left.any()
+
+
 def test_a_thousand_matrices_as_they_are() -> None:
     z = thousand().requires_grad_()
     loss = losses.dominant_singular_value(z)
