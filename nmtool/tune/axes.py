@@ -119,6 +119,7 @@ def axes(config: Config, dim: int, column: str = "") -> dict[str, dict[str, list
                 lists["solver"] = [solver]
             name = "/".join(part for part in (method, loss, solver) if part)
             if method in ON_ROWS and not solver:
+                lists |= _precision(config, method)
                 out |= _by_cleansing(config, method, name, lists, dim)
             else:
                 out[name] = lists
@@ -150,6 +151,15 @@ def _variants(config: Config, method: str) -> list[tuple[str, str]]:
     if config.use_views and "elr" in losses:
         raise UsageError("--use-views with --loss elr", "--loss ce or gce: ELR remembers one prediction of a row")
     return [(loss, "" if s == "adamw" else s) for loss, s in itertools.product(losses, solvers)]
+
+
+def _precision(config: Config, method: str) -> dict[str, list[Any]]:
+    """That heads are trained in mixed precision, where they are: so older keys still hold."""
+    if config.amp == "fp16":
+        raise UsageError(
+            f"--amp fp16 with --method {method}", "none or bf16 for heads on features", "fft, lora and turn take fp16"
+        )
+    return {"amp": [config.amp]} if config.amp != "none" else {}
 
 
 def _by_cleansing(

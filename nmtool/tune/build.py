@@ -130,7 +130,7 @@ def _search(
         def work(part: tuple[Run, ...], at: Bench) -> list[dict[str, Any]]:
             return search.trials(part, material, at)
 
-        found = _abreast(every, work, material, bench.with_progress(advance))
+        found = side_by_side(every, work, material, bench.with_progress(advance))
     results = [row for rows in found for row in rows]
     return search.settle(runs, tried, results, bench.report)
 
@@ -153,15 +153,25 @@ def _train(runs: tuple[Run, ...], material: Material, bench: Bench) -> list[Outc
         return outcomes_of.from_bytes(fresh)  # the very objects that a resumed run has, orders of keys included
 
     with bench.report.progress(sum(_epochs(run) for run in runs), "training heads, epochs") as advance:
-        every = _abreast(runs, trained, material, bench.with_progress(advance))
+        every = side_by_side(runs, trained, material, bench.with_progress(advance))
     return sorted((o for done in every for o in done), key=lambda o: o.run.index)
 
 
-def _abreast(runs: tuple[Run, ...], work: abreast.Work[T], material: Material, bench: Bench) -> list[T]:
-    """What ``work`` gives of each stack; stacks of linear probes go side by side."""
+def side_by_side(runs: tuple[Run, ...], work: abreast.Work[T], material: Material, bench: Bench) -> list[T]:
+    """What ``work`` gives of each stack; on a CPU linear probes go side by side, on a GPU all that take steps."""
     dim, outputs = material.X.shape[1], material.outputs
     parts = _parts(runs, material, bench)
-    return abreast.results(parts, lambda part: light(part[0], dim, outputs), work, bench)
+
+    def beside(part: tuple[Run, ...]) -> bool:
+        run = part[0]
+        if bench.device.type == "cpu":
+            return light(run, dim, outputs)
+        return run.method in ON_ROWS and run.semi is None and run.logistic is None and run.cleansing is None
+
+    def bytes_of(part: tuple[Run, ...]) -> int:
+        return sum(_cost(run, material) for run in part)
+
+    return abreast.results(parts, beside, work, bench, bytes_of)
 
 
 def _epochs(run: Run) -> int:
@@ -172,16 +182,19 @@ def _epochs(run: Run) -> int:
 def _cut(stack: tuple[Run, ...], material: Material, bench: Bench) -> list[tuple[Run, ...]]:
     if stack[0].neighbours is not None:  # nothing is trained, and together they look for neighbours once
         return [stack]
-    model = MlpHeads if stack[0].shape is not None else LinearHeads
-    rows, dim, classes = len(material.X), material.X.shape[1], material.outputs
+    dim, classes = material.X.shape[1], material.outputs
     if bench.device.type == "cpu" and light(stack[0], dim, classes):
         return light_slices(stack, dim, classes)
 
-    def cost(run: Run) -> int:
-        heads = model.bytes_per_head(run, dim, classes) * (2 if run.semi is not None or run.views else 1)
-        return heads + remembered.bytes_per_head(run, rows, classes)
+    return slices(stack, lambda run: _cost(run, material), bench.device.type)
 
-    return slices(stack, cost, bench.device.type)
+
+def _cost(run: Run, material: Material) -> int:
+    """Bytes that a run takes while training."""
+    model = MlpHeads if run.shape is not None else LinearHeads
+    rows, dim, classes = len(material.X), material.X.shape[1], material.outputs
+    heads = model.bytes_per_head(run, dim, classes) * (2 if run.semi is not None or run.views else 1)
+    return heads + remembered.bytes_per_head(run, rows, classes)
 
 
 def _name(part: Sequence[Run]) -> str:

@@ -227,7 +227,12 @@ class Config:
         key=True,
         choices=LORA_TARGETS,
     )
-    amp: str = setting("none", doc="turn, fft, lora: mixed precision; fp16 needs CUDA", key=True, choices=AMP)
+    amp: str = setting(
+        "none",
+        doc="mixed precision of turn, fft, lora (bf16, fp16: needs CUDA) and of lp, mlp, nmtune (bf16)",
+        key=True,
+        choices=AMP,
+    )
     accumulate: int = setting(
         1, doc="turn, fft, lora: parts in which a step's images go through the backbone", key=True
     )

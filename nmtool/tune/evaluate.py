@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nmtool.tune.heads import LinearHeads
 
 # Activations of one block of rows over all heads: enough to keep the cores busy, little beside the features.
-_BLOCK_BYTES = 64 << 20
+_BLOCK_BYTES: Mapping[str, int] = {"cpu": 64 << 20, "cuda": 1 << 30}
 _GRAM_ROWS = 4096
 _OF_CLASSES = (
     *("accuracy", "macro_f1", "mean_per_class", "matthews", "calibration_error", "never_predicted"),
@@ -40,9 +40,9 @@ _CORRELATIONS: Mapping[str, Callable[[Array, Float], float]] = {
 _DIRECT_BELOW = 2**20  # elements: below, LAPACK on the matrix itself is fast; above, the smaller Gram matrix is
 
 
-def blocks(n: int, bytes_per_row: int) -> list[slice]:
-    """Row slices whose activations fit the block size; at least one row each."""
-    step = max(1, _BLOCK_BYTES // max(1, bytes_per_row))
+def blocks(n: int, bytes_per_row: int, device: torch.device) -> list[slice]:
+    """Row slices whose activations fit the block size of this kind of device; at least one row each."""
+    step = max(1, _BLOCK_BYTES.get(device.type, _BLOCK_BYTES["cpu"]) // max(1, bytes_per_row))
     return [slice(i, min(i + step, n)) for i in range(0, n, step)]
 
 
@@ -53,7 +53,7 @@ def logits(head: LinearHeads, scaling: Scaling, X: Tensor) -> Iterator[Tensor]:
     A head is asked alone, so that its numbers do not depend on the stack that it was trained in.
     """
     classes = head.parameters["classifier.bias"].shape[-1]
-    for rows in blocks(len(X), 4 * (head.row_width + 2 * classes)):
+    for rows in blocks(len(X), 4 * (head.row_width + 2 * classes), X.device):
         yield head.classify(head.transform(scaling(X[rows])[None], training=False))[0]
 
 
@@ -73,7 +73,7 @@ def correct(heads: LinearHeads, feed: Feed, X: Tensor, y: Tensor) -> list[float]
     """Accuracy of each head: the quick look after every epoch."""
     hits = torch.zeros(heads.heads, device=X.device)
     classes = heads.parameters["classifier.bias"].shape[-1]
-    for rows in blocks(len(X), 4 * heads.heads * (heads.row_width + classes)):
+    for rows in blocks(len(X), 4 * heads.heads * (heads.row_width + classes), X.device):
         logits = heads.classify(heads.transform(feed.scaled(X[rows]), training=False))
         hits += (logits.argmax(-1) == y[rows]).sum(-1)
     return [float(h) / len(X) for h in hits.double().cpu()]
@@ -85,7 +85,7 @@ def held_out(heads: LinearHeads, feed: Feed) -> list[float]:
     rows = feed.held
     hits = torch.zeros(heads.heads, device=rows.device)
     classes = heads.parameters["classifier.bias"].shape[-1]
-    for part in blocks(rows.shape[1], 4 * heads.heads * (heads.row_width + classes)):
+    for part in blocks(rows.shape[1], 4 * heads.heads * (heads.row_width + classes), rows.device):
         x, y = feed.batch(rows[:, part])
         hits += (heads.classify(heads.transform(x, training=False)).argmax(-1) == y).sum(-1)
     return [float(h) / rows.shape[1] for h in hits.double().cpu()]
@@ -96,7 +96,7 @@ def held_out_numbers(heads: LinearHeads, feed: Feed) -> Array:
     """Real numbers float32 [K, h] that each head gives of the rows that its search holds out."""
     rows = feed.held
     parts = []
-    for part in blocks(rows.shape[1], 4 * heads.heads * (heads.row_width + 1)):
+    for part in blocks(rows.shape[1], 4 * heads.heads * (heads.row_width + 1), rows.device):
         x, _ = feed.batch(rows[:, part])
         parts.append(heads.classify(heads.transform(x, training=False))[..., 0])
     found: Array = torch.cat(parts, dim=1).cpu().numpy()
@@ -160,7 +160,7 @@ def correlations(heads: LinearHeads, feed: Feed, X: Tensor, values: Float) -> li
     with torch.no_grad():
         parts = [
             heads.classify(heads.transform(feed.scaled(X[rows]), training=False))[..., 0]
-            for rows in blocks(len(X), 4 * heads.heads * (heads.row_width + 1))
+            for rows in blocks(len(X), 4 * heads.heads * (heads.row_width + 1), X.device)
         ]
     found = torch.cat(parts, dim=1).cpu().numpy()
     return [_correlation(metrics.pearson_correlation, one, values) for one in found]
@@ -265,7 +265,7 @@ def _spectra(
                 one = heads.one(k)
                 parts = [
                     one.transform(scaling(target.X[rows])[None], training=False)[0].cpu().numpy()
-                    for rows in blocks(len(target.X), 4 * one.row_width)
+                    for rows in blocks(len(target.X), 4 * one.row_width, target.X.device)
                 ]
                 cache[key] = spectrum_of(np.concatenate(parts))
             row.append(cache[key])

@@ -236,7 +236,7 @@ def _direct(
     heads: LinearHeads, x: Tensor, y: Tensor, loss: ClassLoss, rows: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits and loss of a batch; the parameters' gradients without autograd, where a linear classifier is all."""
-    logits = heads.classify(x)
+    logits = heads.classify(x, training=True)
     value, slope = loss.slope(logits, y, rows)
     heads.learn(x, slope)
     return logits, {loss.name: value}
@@ -247,7 +247,7 @@ def _by_autograd(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits and the unweighted terms of the loss of a batch; the parameters' gradients of the weighted sum."""
     z = heads.transform(x, training=True)
-    logits = heads.classify(z)
+    logits = heads.classify(z, training=True)
     parts = {loss.name: loss(logits, y, rows)}
     total = parts[loss.name]
     if terms is not None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nmtool.numerics.seeds import torch_seed
+from nmtool.tune import products
 from nmtool.tune.plan import Run
 
 LAYOUT = "out, in"
@@ -33,6 +34,7 @@ class LinearHeads:
         parameters: trained tensors, [K, ...].
         buffers: tensors that are part of the head but not trained, [K, ...].
         row_width: numbers that one row takes on its way through one head.
+        half: make the products of training in bfloat16.
         transforms: whether Z is anything but the scaled features.
     """
 
@@ -48,6 +50,7 @@ class LinearHeads:
         }
         self.buffers: dict[str, Tensor] = {}
         self.row_width = 2 * dim
+        self.half = runs[0].amp == "bf16"
 
     @staticmethod
     def bytes_per_head(run: Run, dim: int, classes: int) -> int:
@@ -64,12 +67,17 @@ class LinearHeads:
         del training
         return x
 
-    def classify(self, z: Tensor) -> Tensor:
+    def classify(self, z: Tensor, *, training: bool = False) -> Tensor:
         """Logits [K, B, C] of Z."""
         weight, bias = self.parameters["classifier.weight"], self.parameters["classifier.bias"]
+        if self.half and training and (self.transforms or len(z) == self.heads):
+            return products.rounded(z, weight.mT) + bias
         if len(z) == self.heads:
             return torch.baddbmm(bias, z, weight.mT)
-        wide = torch.addmm(bias.flatten(), z[0], weight.flatten(0, 1).T)
+        if self.half and training:
+            wide = products.multiplied(products.half(z[0]), products.half(weight.flatten(0, 1)).T) + bias.flatten()
+        else:
+            wide = torch.addmm(bias.flatten(), z[0], weight.flatten(0, 1).T)
         return wide.view(len(wide), self.heads, -1).transpose(0, 1)
 
     @torch.no_grad()
@@ -80,11 +88,11 @@ class LinearHeads:
             x: features [K or 1, B, D].
             slope: gradient of the K losses' sum by the logits, [K, B, C].
         """
-        if len(x) == self.heads:
-            gradient = torch.bmm(slope.mT, x)
-        else:
-            gradient = (slope.transpose(0, 1).flatten(1).T @ x[0]).view(self.heads, -1, x.shape[-1])
-        self.parameters["classifier.weight"].grad = gradient
+        shared = len(x) != self.heads
+        left = slope.transpose(0, 1).flatten(1).T if shared else slope.mT
+        right = x[0] if shared else x
+        gradient = products.multiplied(products.half(left), products.half(right)) if self.half else left @ right
+        self.parameters["classifier.weight"].grad = gradient.view(self.heads, -1, x.shape[-1])
         self.parameters["classifier.bias"].grad = slope.sum(1, keepdim=True)
 
     def one(self, k: int) -> Self:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nmtool.encoders.device import short_sides_are_slow
-from nmtool.tune import cleansed
+from nmtool.tune import cleansed, products
 from nmtool.tune.fit import Trained, judge
 from nmtool.tune.fit import fit as fit_stack
 from nmtool.tune.heads import LinearHeads, uniform
@@ -58,7 +58,8 @@ class MlpHeads(LinearHeads):
         self.layers = self.shape.layers
         widths = _widths(self.shape, dim)
         self.row_width = 2 * sum(widths)
-        self.parts = math.gcd(_PARTS, widths[1]) if self.layers > 1 and short_sides_are_slow(device) else 1
+        slow = short_sides_are_slow(device) and not self.half
+        self.parts = math.gcd(_PARTS, widths[1]) if self.layers > 1 and slow else 1
         for i, (fan_in, out) in enumerate(pairwise(widths)):
             bound, name = 1 / math.sqrt(fan_in), f"mlp.{i}.weight"
             weight = [self.kept(name, uniform(r.seed, ("mlp", i, "weight"), (out, fan_in), bound).T) for r in runs]
@@ -91,7 +92,7 @@ class MlpHeads(LinearHeads):
         act = _ACTIVATIONS[self.shape.activation]
         h = x.expand(self.heads, -1, -1)
         for i in range(self.layers):
-            h = self._linear(h, i)
+            h = self._linear(h, i, training)
             if i < self.layers - 1:
                 h = act(self._normalise(h, i, training) if self.shape.batch_norm else h)
         return self.parameters["residual.scale"] * h + x if self.shape.residual else h
@@ -102,9 +103,11 @@ class MlpHeads(LinearHeads):
             return "none"
         return "in" if i % 2 else "out"
 
-    def _linear(self, h: Tensor, i: int) -> Tensor:
+    def _linear(self, h: Tensor, i: int, training: bool) -> Tensor:
         """Layer i: [K, B, in] → [K * parts, B, out / parts] and back to [K, B, out], by turns."""
         weight, bias = (self.parameters[f"mlp.{i}.{name}"].flatten(0, 1) for name in ("weight", "bias"))
+        if self.half and training:
+            return products.rounded(h, weight) + bias
         if self._cut(i) == "in":
             return torch.bmm(h, weight).view(self.heads, self.parts, h.shape[1], -1).sum(1) + bias
         if self._cut(i) == "out":

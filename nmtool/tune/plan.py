@@ -169,7 +169,7 @@ class WhiteBox:
 # Fields of a run that came after the first version, and are left out of its JSON where they are not used.
 _LATE = frozenset(
     {"logistic", "neighbours", "searched", "holdout"}
-    | {"early", "semi", "cleansing", "views", "white_box", "templates"}
+    | {"early", "semi", "cleansing", "views", "white_box", "templates", "amp"}
 )
 
 
@@ -193,6 +193,7 @@ class Run:
         early, semi, cleansing: what the loss ``elr``, ``dividemix`` and ``unicon``, and ``--cleanse`` add; else None.
         views: train on two augmented views of each row.
         white_box: what fine-tuning has beside ``finetune``; None: nothing.
+        amp: ``bf16`` where a head on features is trained in mixed precision; else empty.
     """
 
     index: int
@@ -215,6 +216,7 @@ class Run:
     views: bool = False
     white_box: WhiteBox | None = None
     templates: tuple[str, ...] = ()
+    amp: str = ""
 
     @property
     def probed(self) -> bool:
@@ -241,7 +243,7 @@ class Run:
         p, t = self.probe, self.terms
         terms = None if t is None else (t.svd_topk, t.mse_reduce)
         probe = (p.loss, p.epochs, p.batch_size, p.schedule, p.scale, p.q)
-        added = (self.early, self.semi, self.cleansing, self.views, self.templates)
+        added = (self.early, self.semi, self.cleansing, self.views, self.templates, self.amp)
         return (self.method, self.solver, *probe, self.shape, terms, self.holdout, *added)
 
     def columns(self) -> dict[str, Any]:
@@ -290,6 +292,8 @@ class Run:
             row |= {f"probe_{k}": getattr(self.cleansing.probe, k) for k in PROBE if k not in ("q", "scale")}
         if self.views:
             row["use_views"] = True
+        if self.amp:
+            row["amp"] = self.amp
         return row
 
     def to_json(self) -> dict[str, Any]:
@@ -458,6 +462,8 @@ def _parts(method: str, v: dict[str, Any]) -> dict[str, Any]:
         parts["cleansing"] = Cleansing(cleanse=v["cleanse"], tau=v["tau"], probe=Probe(**probe, **shared))
     if "use_views" in v:
         parts["views"] = True
+    if "amp" in v:
+        parts["amp"] = v["amp"]
     if method in ("mlp", "nmtune"):
         parts["shape"] = Shape(**{k: v[k] for k in SHAPE})
     if method == "nmtune":

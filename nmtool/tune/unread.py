@@ -23,6 +23,7 @@ _READERS: Mapping[str, tuple[str, ...]] = {
     "tune_backbone": ("turn",),
     "keep_backbone": (*WHITE_BOX, "turn"),
     **dict.fromkeys(TURN_LATER, (*WHITE_BOX, "turn")),
+    "amp": (*ON_ROWS, *WHITE_BOX, "turn"),
 }
 _LISTED = frozenset({name for names in AXES.values() for name in names} | {*CLEANSED, *EARLY})
 

@@ -50,20 +50,26 @@ def bench(sizes: Sizes, work: Path) -> Found:
 def _one(dim: int, batch: int, sizes: Sizes, found: Found) -> None:
     device, seeds = choose_device(sizes.device), sizes.step_seeds
     widths = (dim, 4 * dim, dim, CLASSES)
-    products, bytes_s = _products_s(batch, widths, device), adamw_s(sum(a * b + b for a, b in pairwise(widths)), device)
+    half = sizes.amp == "bf16"
+    dtype = torch.bfloat16 if half else torch.float32
+    products, bytes_s = (
+        _products_s(batch, widths, device, dtype),
+        adamw_s(sum(a * b + b for a, b in pairwise(widths)), device),
+    )
     floor = products + bytes_s
     steps = max(2, min(200, round(SAMPLE_S / floor)))
     rng = torch.Generator().manual_seed(0)
     X = torch.randn(steps * batch, dim, generator=rng).to(device)
     y = torch.randint(CLASSES, (len(X),), generator=rng).to(device)
     contenders = {
-        "mlp": _ours("mlp", X, y, batch, steps, seeds),
+        "mlp": _ours("mlp", X, y, batch, steps, seeds, sizes.amp),
         "plain mlp": _plain(X, y, batch, steps, 0.0),
-        "nmtune": _ours("nmtune", X, y, batch, steps, seeds),
+        "nmtune": _ours("nmtune", X, y, batch, steps, seeds, sizes.amp),
         "plain nmtune": _plain(X, y, batch, steps, WEIGHT),
     }
     times = in_turns(sizes.rounds, contenders)
     where = (f", {seeds} seeds as one stack" if seeds > 1 else "") + (" on a GPU" if device.type == "cuda" else "")
+    where += ", bf16" if half else ""
     for method in ("mlp", "nmtune"):
         found.lines.append(
             Line(
@@ -82,30 +88,30 @@ def _one(dim: int, batch: int, sizes: Sizes, found: Found) -> None:
     )
 
 
-def _products_s(batch: int, widths: Sequence[int], device: torch.device) -> float:
+def _products_s(batch: int, widths: Sequence[int], device: torch.device, dtype: torch.dtype) -> float:
     """Forward, gradient of the weights, and gradient of the input for all layers but the first."""
     total = 0.0
     for i, (a, b) in enumerate(pairwise(widths)):
-        total += _fastest_s(batch, a, b, device) + _fastest_s(a, batch, b, device)
-        total += _fastest_s(batch, b, a, device) if i else 0.0
+        total += _fastest_s(batch, a, b, device, dtype) + _fastest_s(a, batch, b, device, dtype)
+        total += _fastest_s(batch, b, a, device, dtype) if i else 0.0
     return total
 
 
-def _fastest_s(rows: int, inner: int, columns: int, device: torch.device) -> float:
+def _fastest_s(rows: int, inner: int, columns: int, device: torch.device, dtype: torch.dtype) -> float:
     """One product, whole or cut into four along its longest side: libraries share out batches better."""
     sizes = [rows, inner, columns]
     longest = sizes.index(max(sizes))
     found = []
     for library in (nullcontext(), products_by_onednn(device)):
         with library:
-            found.append(product_s(*sizes, device=device))
+            found.append(product_s(*sizes, dtype=dtype, device=device))
             if sizes[longest] % PARTS == 0:
                 cut = [size // PARTS if i == longest else size for i, size in enumerate(sizes)]
-                found.append(product_s(*cut, heads=PARTS, device=device))
+                found.append(product_s(*cut, heads=PARTS, dtype=dtype, device=device))
     return min(found)
 
 
-def _ours(method: str, X: torch.Tensor, y: torch.Tensor, batch: int, steps: int, seeds: int) -> Contender:
+def _ours(method: str, X: torch.Tensor, y: torch.Tensor, batch: int, steps: int, seeds: int, amp: str) -> Contender:
     """Seconds a step of one head in ``tune``'s own loop: the second epoch, from one report of progress to the next."""
     # All that the plain step has is spelled out: the tool's defaults may come from elsewhere.
     config = Config(
@@ -124,6 +130,7 @@ def _ours(method: str, X: torch.Tensor, y: torch.Tensor, batch: int, steps: int,
         svd_topk=(1,),
         mse_reduce="row",
         seeds=tuple(range(seeds)),
+        amp=amp,
     )
     runs = expand(config, 0, X.shape[1])
     labels = y.cpu().numpy()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,13 +18,11 @@ import torch
 
 from nmtool.artifact.stage import Silence
 from nmtool.data.suites.catalogue import SUITES
+from nmtool.tune.build import side_by_side
 from nmtool.tune.config import Config
-from nmtool.tune.heads import LinearHeads
 from nmtool.tune.material import Bench, Material, Overlay, Target
 from nmtool.tune.method import method_named
-from nmtool.tune.mlp import MlpHeads
 from nmtool.tune.plan import Run, expand
-from nmtool.tune.stacks import slices, stacks
 from tests.bench.measure import Found, Line, say
 from tests.bench.sizes import Sizes
 
@@ -50,14 +47,16 @@ def bench(sizes: Sizes, work: Path) -> Found:
     if not torch.cuda.is_available():
         return Found(notes=["skipped: needs a CUDA device, and there is none here"])
     device = torch.device("cuda")
-    found, rate, width = Found(), _rate(device), _bandwidth(device)
+    half = sizes.amp == "bf16"
+    found, rate, width = Found(), _rate(device, torch.bfloat16 if half else torch.float32), _bandwidth(device)
     for batch in BATCHES:
         say(f"    batch {batch}")
-        done = workload(device, batch_size=batch, epochs=sizes.table_epochs, dim=sizes.table_dim)
+        done = workload(device, batch_size=batch, epochs=sizes.table_epochs, dim=sizes.table_dim, amp=sizes.amp)
         floor = done.operations / rate + done.bytes_ / width
         found.lines.append(
             Line(
-                what=f"{done.runs} heads of Table 14, D {sizes.table_dim}, {sizes.table_epochs} epochs, batch {batch}",
+                what=f"{done.runs} heads of Table 14, D {sizes.table_dim}, {sizes.table_epochs} epochs, batch {batch}"
+                + (", bf16" if half else ""),
                 unit="s",
                 plain=None,
                 ours=done.seconds,
@@ -67,7 +66,7 @@ def bench(sizes: Sizes, work: Path) -> Found:
             )
         )
         found.notes.append(
-            f"batch {batch}: {done.operations / done.seconds / 1e12:.1f} TFLOP/s and "
+            f"batch {batch}: {done.seconds:.1f} s; {done.operations / done.seconds / 1e12:.1f} TFLOP/s and "
             f"{done.bytes_ / done.seconds / 1e9:.0f} GB/s of {rate / 1e12:.1f} and {width / 1e9:.0f} measured; "
             f"the paper's {PAPER_S / 3600:.1f} V100 hours are {PAPER_S / done.seconds:.0f} times as long"
         )
@@ -75,7 +74,14 @@ def bench(sizes: Sizes, work: Path) -> Found:
 
 
 def workload(
-    device: torch.device, *, batch_size: int, epochs: int, dim: int, share: float = 1.0, most: int | None = None
+    device: torch.device,
+    *,
+    batch_size: int,
+    epochs: int,
+    dim: int,
+    share: float = 1.0,
+    most: int | None = None,
+    amp: str = "none",
 ) -> Work:
     """Train and judge all heads of the table, set by set.
 
@@ -85,17 +91,19 @@ def workload(
         dim: of the features.
         share: of each set's rows.
         most: the first so many sets alone.
+        amp: none or bf16.
     """
-    runs = expand(Config(features="", method=METHODS, seeds=SEEDS, epochs=(epochs,), batch_size=(batch_size,)), 0, dim)
+    settings = {"method": METHODS, "seeds": SEEDS, "epochs": (epochs,), "batch_size": (batch_size,), "amp": amp}
+    runs = expand(Config(features="", **settings), 0, dim)
     at = Bench(device=device, report=Silence(), spectra=False)
     began, operations, bytes_, heads = time.perf_counter(), 0.0, 0.0, 0
     for material in _materials(device, dim, share, most):
         classes = len(material.classes)
-        for stack in stacks(runs, material.overlays):
-            model = LinearHeads if stack[0].method == "lp" else MlpHeads
-            cost = partial(model.bytes_per_head, dim=dim, classes=classes)
-            for part in slices(stack, cost, device.type):
-                heads += len(method_named(part[0].method).resolve()(part, material, at))
+
+        def train(part: tuple[Run, ...], where: Bench, material: Material = material) -> int:
+            return len(method_named(part[0].method).resolve()(part, material, where))
+
+        heads += sum(side_by_side(runs, train, material, at))
         steps = -(-len(material.X) // batch_size) * epochs
         for run in runs:
             products, weights = _step(run, batch_size, dim, classes)
@@ -130,10 +138,10 @@ def _materials(device: torch.device, dim: int, share: float, most: int | None) -
         yield Material(X=X, ids=ids[:rows], clean=y, overlays=(overlay,), classes=classes, targets=(target,))
 
 
-def _rate(device: torch.device) -> float:
-    """Operations a second of large float32 products."""
-    size = 4096
-    a = torch.rand(size, size, device=device)
+def _rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of large products."""
+    size = 4096 if dtype == torch.float32 else 8192
+    a = torch.randn(size, size, device=device, dtype=dtype)
     return 2 * size**3 / _seconds(device, lambda: a @ a)
 
 

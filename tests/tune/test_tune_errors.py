@@ -79,7 +79,10 @@ def test_a_head_that_learns_nothing_is_told(pixels: Given, store: Path) -> None:
         ({"method": "dividemix", "cleanse": "once", "tau": 0.7}, "--cleanse, --tau"),
         ({"method": "unicon", "loss": "gce"}, "--loss"),
         ({"method": "elr", "use_views": True, "keep_backbone": True}, "--keep-backbone, --use-views"),
-        ({"method": "lp", "probe_lr": 0.1, "fft_epochs": 2, "amp": "bf16"}, "--amp, --fft-epochs, --probe-lr"),
+        (
+            {"method": "knn", "probe_lr": 0.1, "fft_epochs": 2, "amp": "bf16"},
+            "--amp, --epochs, --fft-epochs, --probe-lr",
+        ),
         ({"method": "lp", "loss": "elr", "q": 0.5}, "--q"),
         ({"method": "elr,knn", "k": 3, "elr_beta": 0.8, "width": 2}, "--width"),
     ],
