@@ -56,15 +56,19 @@ def results(
     """
     several = [i for i, part in enumerate(parts) if beside(part)] if bench.crew.world == 1 else []
     done: dict[int, T] = {}
+    by_steps = work
     if bench.device.type == "cuda":
+        by_steps = _in_stream(work)
         threads = _streams([bytes_of(parts[i]) for i in several], bench.device)
         if threads > 1:
-            done = _together([(i, parts[i]) for i in several], threads, _in_stream(work), bench)
+            done = _together([(i, parts[i]) for i in several], threads, by_steps, bench)
     else:
         threads = min(torch.get_num_threads(), len(several))
         if gain([_cost(parts[i]) for i in several], threads) >= _WORTH:
             done = _together([(i, parts[i]) for i in several], threads, work, bench)
-    return [done[i] if i in done else work(part, bench) for i, part in enumerate(parts)]
+    return [
+        done[i] if i in done else (by_steps if i in several else work)(part, bench) for i, part in enumerate(parts)
+    ]
 
 
 def _streams(bytes_: Sequence[int], device: torch.device) -> int:

@@ -14,14 +14,18 @@ from nmtool.numerics.seeds import torch_seed
 from nmtool.tune import products
 from nmtool.tune.plan import Run
 
+_CPU = torch.device("cpu")
 LAYOUT = "out, in"
 """Order of a classifier's dimensions, part of a checkpoint's name: one of the other order can have the same shape."""
 
 
-def uniform(seed: int, names: tuple[str | int, ...], shape: tuple[int, ...], bound: float) -> Tensor:
+def uniform(
+    seed: int, names: tuple[str | int, ...], shape: tuple[int, ...], bound: float, device: torch.device = _CPU
+) -> Tensor:
     """U(-bound, bound) from the run's seed and the parameter's name; the same on every device and in every stack."""
     stream = torch.Generator().manual_seed(torch_seed(seed, "tune", "init", *names))
-    return (torch.rand(shape, generator=stream) * 2 - 1) * bound
+    # drawn on the CPU, where a generator draws the same everywhere; the rest is each number's own arithmetic
+    return torch.rand(shape, generator=stream).to(device).mul_(2).sub_(1).mul_(bound)
 
 
 class LinearHeads:
@@ -42,10 +46,10 @@ class LinearHeads:
 
     def __init__(self, runs: Sequence[Run], dim: int, classes: int, device: torch.device) -> None:
         bound = math.sqrt(6 / dim)
-        weight = torch.stack([uniform(r.seed, ("classifier",), (classes, dim), bound) for r in runs])
+        weight = torch.stack([uniform(r.seed, ("classifier",), (classes, dim), bound, device) for r in runs])
         self.dim, self.heads = dim, len(runs)
         self.parameters: dict[str, Tensor] = {
-            "classifier.weight": weight.contiguous().to(device).requires_grad_(),
+            "classifier.weight": weight.requires_grad_(),
             "classifier.bias": torch.zeros(len(runs), 1, classes, device=device).requires_grad_(),
         }
         self.buffers: dict[str, Tensor] = {}

@@ -62,7 +62,8 @@ class MlpHeads(LinearHeads):
         self.parts = math.gcd(_PARTS, widths[1]) if self.layers > 1 and slow else 1
         for i, (fan_in, out) in enumerate(pairwise(widths)):
             bound, name = 1 / math.sqrt(fan_in), f"mlp.{i}.weight"
-            weight = [self.kept(name, uniform(r.seed, ("mlp", i, "weight"), (out, fan_in), bound).T) for r in runs]
+            drawn = [uniform(r.seed, ("mlp", i, "weight"), (out, fan_in), bound, device) for r in runs]
+            weight = [self.kept(name, one.T) for one in drawn]
             bias = torch.stack([uniform(r.seed, ("mlp", i, "bias"), (1, out), bound) for r in runs])
             self._add(name, torch.stack(weight), device)
             parts = self.parts if self._cut(i) == "out" else 1

@@ -7,6 +7,7 @@ a trained head.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -22,13 +23,19 @@ def half(x: Tensor) -> Tensor:
 def multiplied(a: Tensor, b: Tensor) -> Tensor:
     """Float32 [K, n, m] of bfloat16 [K, n, k] and [K, k, m]; or without K."""
     product = torch.bmm if a.ndim == 3 else torch.mm
-    if a.device.type == "cuda" and _KEEPS_SUMS:
+    if _keeps_sums(a.device.type):
         return product(a, b, out_dtype=torch.float32)
     return product(a, b).float()
 
 
-# As of torch 2.9 a product on CUDA gives its float32 sums.
-_KEEPS_SUMS = "dtype" in torch.ops.aten.bmm.overloads()  # type: ignore[no-untyped-call]
+@functools.cache
+def _keeps_sums(device: str) -> bool:
+    """Whether a product of bfloat16 gives its float32 sums: on CUDA, by a torch of 2.9 or so."""
+    one = torch.ones(1, 16, 16, dtype=torch.bfloat16, device=device)
+    try:
+        return torch.bmm(one, one.mT, out_dtype=torch.float32).dtype == torch.float32
+    except (TypeError, RuntimeError):  # NotImplementedError is one of the latter
+        return False
 
 
 class _Rounded(torch.autograd.Function):
