@@ -66,9 +66,7 @@ def results(
         threads = min(torch.get_num_threads(), len(several))
         if gain([_cost(parts[i]) for i in several], threads) >= _WORTH:
             done = _together([(i, parts[i]) for i in several], threads, work, bench)
-    return [
-        done[i] if i in done else (by_steps if i in several else work)(part, bench) for i, part in enumerate(parts)
-    ]
+    return [done[i] if i in done else (by_steps if i in several else work)(part, bench) for i, part in enumerate(parts)]
 
 
 def _streams(bytes_: Sequence[int], device: torch.device) -> int:
