@@ -113,7 +113,7 @@ def fit(
     last = time.monotonic()
     left = steps * (probe.epochs - len(epochs[0]))
     recorded = before is None and record.pays(bench.device, terms, left)
-    passes = _Pass(heads, adamw, feed, loss, terms, runs, recorded)
+    passes = _Pass(heads, adamw, feed, loss, terms, runs, bench.report.info if recorded else None)
     for epoch in range(len(epochs[0]), probe.epochs):
         if before is not None:
             before(epoch, heads)
@@ -156,7 +156,7 @@ class _Pass:
         loss: ClassLoss,
         terms: Terms | None,
         runs: Sequence[Run],
-        recorded: bool,
+        recorded: Callable[[str], None] | None,
     ) -> None:
         self._heads, self._adamw, self._feed, self._loss, self._terms = heads, adamw, feed, loss, terms
         self._runs = runs
@@ -164,8 +164,8 @@ class _Pass:
         self._direct = terms is None and not heads.transforms
         self.names: list[str] = []
         self._recorder: record.Recorder | None = None
-        if recorded:
-            self._recorder = record.Recorder(self._counted, heads, adamw, loss, terms, self._size)
+        if recorded is not None:
+            self._recorder = record.Recorder(self._counted, heads, adamw, loss, terms, self._size, recorded)
 
     def epoch(self, epoch: int, pulse: Callable[[], None]) -> list[dict[str, Any]]:
         """A row a head: mean losses by term, and accuracy on the training labels so far."""

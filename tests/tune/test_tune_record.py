@@ -101,6 +101,74 @@ def test_lack_of_rank_is_no_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert epochs == [True, True]
 
 
+class Replayed:
+    """A recording on a CPU: the work itself, and on request not quite."""
+
+    def __init__(self, work: Any, spoil: Any = lambda: None) -> None:
+        self.work, self.spoil, self.count = work, spoil, 0
+
+    def replay(self) -> None:
+        self.count += 1
+        self.work()
+        self.spoil()
+
+
+@pytest.mark.parametrize("method", ["lp", "mlp", "nmtune"])
+def test_a_recording_that_does_the_same_is_replayed(
+    pixels: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    made: list[Replayed] = []
+    if torch.cuda.is_available():
+        pytest.skip("here they are real ones")
+    monkeypatch.setattr(record, "_record", lambda device, work: made.append(Replayed(work)) or made[-1])
+    settings: dict[str, Any] = {"method": method, "epochs": 4, "batch_size": 60, "seeds": (0, 5)}
+    epochs, looked, recorded = both(tmp_path, pixels.features, monkeypatch, **settings)
+    assert epochs == [True] * 4
+    # 8 full steps an epoch, and a last one of 20 rows: two and one single, and one replay to prove each
+    assert [graph.count for graph in made] == [4 * 8 - 2, 4 - 2]
+    same(looked, recorded)
+
+
+def test_a_recording_that_does_something_else_is_not_used(
+    pixels: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Replayed] = []
+    work_of = record.Recorder._work
+
+    def spoiled(self: record.Recorder, rows: int, steps: int) -> None:
+        work_of(self, rows, steps)
+        spoiled.recorder = self  # type: ignore[attr-defined]
+
+    def spoil() -> None:
+        weight = spoiled.recorder._heads.parameters["classifier.weight"]  # type: ignore[attr-defined]
+        weight.detach().mul_(1.01)
+
+    monkeypatch.setattr(record.Recorder, "_work", spoiled)
+    monkeypatch.setattr(record, "_record", lambda device, work: made.append(Replayed(work, spoil)) or made[-1])
+    settings: dict[str, Any] = {"method": "lp", "epochs": 4, "batch_size": 60, "seeds": (0, 5)}
+    epochs, looked, recorded = both(tmp_path, pixels.features, monkeypatch, **settings)
+    assert epochs == [True] * 4
+    assert [graph.count for graph in made] == [1]
+    same(looked, recorded)
+
+
+def test_where_nothing_can_be_recorded_steps_are_single(
+    pixels: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[None] = []
+
+    def refuse(device: torch.device, work: Any) -> None:
+        tried.append(None)
+        raise RuntimeError("operation not permitted when stream is capturing\nlater lines")
+
+    monkeypatch.setattr(record, "_record", refuse)
+    settings: dict[str, Any] = {"method": "nmtune", "epochs": 3, "batch_size": 60}
+    epochs, looked, recorded = both(tmp_path, pixels.features, monkeypatch, **settings)
+    assert epochs == [True] * 3
+    assert len(tried) == 1
+    same(looked, recorded)
+
+
 def test_what_no_effort_solves_goes_to_steps_that_look(
     pixels: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
