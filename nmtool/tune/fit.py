@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nmtool.artifact.format import canonical, sha256
 from nmtool.errors import DivergedError
+from nmtool.numerics.spectral import EFFORTS
 from nmtool.numerics.terms import Blind
 from nmtool.records import Int
 from nmtool.tune import evaluate, record
@@ -105,7 +106,7 @@ def fit(
     shapes = {name: list(p.shape) for name, p in heads.parameters.items()}
     which = sha256(canonical([[run.index for run in runs], shapes, LAYOUT]))[7:23]
     name = f"stack-{tag}{which}.safetensors"
-    epochs = _restore(bench.kept(name), heads, adamw, loss) or [[] for _ in runs]
+    epochs, effort = _restore(bench.kept(name), heads, adamw, loss) or ([[] for _ in runs], 0)
     bench.advance(len(runs) * len(epochs[0]))
     candidates = runs[0].holdout > 0
     target = material.targets[0]
@@ -113,7 +114,7 @@ def fit(
     last = time.monotonic()
     left = steps * (probe.epochs - len(epochs[0]))
     recorded = before is None and record.pays(bench.device, terms, left)
-    passes = _Pass(heads, adamw, feed, loss, terms, runs, bench.report.info if recorded else None)
+    passes = _Pass(heads, adamw, feed, loss, terms, runs, bench.report.info if recorded else None, effort)
     for epoch in range(len(epochs[0]), probe.epochs):
         if before is not None:
             before(epoch, heads)
@@ -127,12 +128,12 @@ def fit(
             epochs[k].append({**row, **{name: values[k] for name, values in looks.items()}})
         bench.advance(len(runs))
         if time.monotonic() - last > CHECKPOINT_S and epoch + 1 < probe.epochs:
-            bench.keep(name, _state(heads, adamw, loss, epochs))
+            bench.keep(name, _state(heads, adamw, loss, epochs, passes.effort))
             last = time.monotonic()
     if not candidates:
         _check_parameters(heads, runs)
     if keep_last and adamw.stepped:
-        bench.keep(name, _state(heads, adamw, loss, epochs))
+        bench.keep(name, _state(heads, adamw, loss, epochs, passes.effort))
     return Trained(heads=heads, feed=feed, epochs=epochs)
 
 
@@ -146,6 +147,7 @@ class _Pass:
 
     Attributes:
         names: of the loss's terms, once a step was made.
+        effort: a killed run goes on with it: which of ``EFFORTS`` recorded steps take; as many as there are: none.
     """
 
     def __init__(
@@ -157,6 +159,7 @@ class _Pass:
         terms: Terms | None,
         runs: Sequence[Run],
         recorded: Callable[[str], None] | None,
+        effort: int,
     ) -> None:
         self._heads, self._adamw, self._feed, self._loss, self._terms = heads, adamw, feed, loss, terms
         self._runs = runs
@@ -164,8 +167,9 @@ class _Pass:
         self._direct = terms is None and not heads.transforms
         self.names: list[str] = []
         self._recorder: record.Recorder | None = None
-        if recorded is not None:
-            self._recorder = record.Recorder(self._counted, heads, adamw, loss, terms, self._size, recorded)
+        self.effort = effort
+        if recorded is not None and effort < len(EFFORTS):
+            self._recorder = record.Recorder(self._counted, heads, adamw, loss, terms, self._size, recorded, effort)
 
     def epoch(self, epoch: int, pulse: Callable[[], None]) -> list[dict[str, Any]]:
         """A row a head: mean losses by term, and accuracy on the training labels so far."""
@@ -173,6 +177,7 @@ class _Pass:
         found = None
         if self._recorder is not None:
             found = self._recorder.epoch(order, pulse)
+            self.effort = self._recorder.effort if found is not None else len(EFFORTS)
             self._recorder = self._recorder if found is not None else None
         hits, history = self._steps(order, pulse) if found is None else found
         return _told(history, hits, self.names, self._runs, self._feed, self._size, epoch, self._heads)
@@ -284,17 +289,19 @@ def _check_parameters(heads: LinearHeads, runs: Sequence[Run]) -> None:
             )
 
 
-def _state(heads: LinearHeads, adamw: StackAdamW, loss: ClassLoss, epochs: list[list[dict[str, Any]]]) -> bytes:
+def _state(
+    heads: LinearHeads, adamw: StackAdamW, loss: ClassLoss, epochs: list[list[dict[str, Any]]], effort: int
+) -> bytes:
     tensors = {f"head/{n}": t.detach().contiguous() for n, t in {**heads.parameters, **heads.buffers}.items()}
     tensors |= {f"adamw/{n}": t.contiguous() for n, t in adamw.state().items()}
     tensors |= {f"loss/{n}": t.contiguous() for n, t in loss.state().items()}
-    meta = canonical({"epochs": epochs, "steps": adamw.done}).decode()
+    meta = canonical({"epochs": epochs, "steps": adamw.done, "effort": effort}).decode()
     return bytes(save_tensors(tensors, metadata={"nmtool": meta}))
 
 
 def _restore(
     data: bytes | None, heads: LinearHeads, adamw: StackAdamW, loss: ClassLoss
-) -> list[list[dict[str, Any]]] | None:
+) -> tuple[list[list[dict[str, Any]]], int] | None:
     if data is None:
         return None
     tensors, meta = load_tensors(data), metadata(data)
@@ -303,8 +310,7 @@ def _restore(
             tensor.copy_(tensors[f"head/{name}"])
     adamw.restore({n.removeprefix("adamw/"): t for n, t in tensors.items() if n.startswith("adamw/")}, meta["steps"])
     loss.restore({n.removeprefix("loss/"): t for n, t in tensors.items() if n.startswith("loss/")})
-    epochs: list[list[dict[str, Any]]] = meta["epochs"]
-    return epochs
+    return meta["epochs"], meta.get("effort", 0)
 
 
 def judge(runs: tuple[Run, ...], trained: Trained, material: Material, bench: Bench) -> list[Outcome]:

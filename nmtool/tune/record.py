@@ -56,6 +56,7 @@ class Recorder:
         heads, adamw, loss, terms: what it changes.
         size: of a batch.
         tell: takes a sentence where steps can't be recorded.
+        effort: to begin with.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Recorder:
         terms: Terms | None,
         size: int,
         tell: Callable[[str], None],
+        effort: int = 0,
     ) -> None:
         self._tell = tell
         self._step, self._heads, self._adamw, self._loss, self._terms = step, heads, adamw, loss, terms
@@ -74,7 +76,7 @@ class Recorder:
         self._device = adamw.device
         self._blind: Blind | None = None
         if terms is not None:
-            self._blind = Blind(torch.zeros(heads.heads, dtype=torch.bool, device=self._device))
+            self._blind = Blind(torch.zeros(heads.heads, dtype=torch.bool, device=self._device), effort)
         self._range = torch.arange(size, device=self._device)
         self._at = torch.zeros(1, dtype=torch.int64, device=self._device)
         self._hits = torch.zeros(heads.heads, device=self._device)
@@ -82,6 +84,11 @@ class Recorder:
         self._graphs: dict[int, Graph] = {}
         self._single = False
         self._seen: Counter[int] = Counter()
+
+    @property
+    def effort(self) -> int:
+        """Which of ``EFFORTS`` the steps take now."""
+        return 0 if self._blind is None else self._blind.effort
 
     def epoch(self, order: Tensor, pulse: Callable[[], None]) -> tuple[Tensor, Tensor] | None:
         """One pass over the rows ``order`` [U, n].

@@ -89,7 +89,7 @@ def _beside(
         ceiling, formula = min(decode, encode), "the smaller of decode and encode"
     how = (" on a GPU" if sizes.device != "cpu" else "") + (f", {sizes.amp}" if sizes.amp != "none" else "")
     model = f"{arch} at {sizes.image_size} px{how}"
-    found.lines += [
+    lines = [
         Line(
             what=f"{model}, beside DataLoader(num_workers={workers})",
             unit="images/s",
@@ -101,7 +101,7 @@ def _beside(
         )
         for workers in loaders
     ]
-    found.lines += [
+    lines += [
         Line(
             what="  the same, without start (model, digests) and seal: what its summary says",
             unit="images/s",
@@ -128,6 +128,8 @@ def _beside(
             noise=times.noise("encode whole", "encode"),
         ),
     ]
+    for line in lines:
+        found.add(line)
     summary = open_artifact(whole.artifact).manifest.summary
     spent = ", ".join(f"{name} {value:.1f}" for name, value in summary["spent_s"].items())
     found.notes.append(f"{model}: it says itself: seconds {spent}; bottleneck {summary['bottleneck']}")

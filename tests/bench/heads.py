@@ -47,12 +47,13 @@ def bench(sizes: Sizes, work: Path) -> Found:
             "plain grid": timed(tables.plain_grid, clock),
         },
     )
+    half = ", bf16" if sizes.amp == "bf16" else ""
     count, grid = len(SEEDS) * len(FRACTIONS), len(LRS) * len(DECAYS)
     size = f"{sizes.head_rows} x {sizes.head_dim}, {sizes.head_classes} classes"
     floors = {"table": _table_floor(sizes), "grid": _floor(sizes, grid, 1.0, sizes.grid_epochs)}
     lines = [
         Line(
-            what=f"{count} heads (3 seeds x 5 shares) on {size}, {sizes.head_epochs} epochs",
+            what=f"{count} heads (3 seeds x 5 shares) on {size}, {sizes.head_epochs} epochs{half}",
             unit="heads/min",
             plain=times.rate("plain", 60 * count),
             ours=times.rate("nmtool", 60 * count),
@@ -61,7 +62,7 @@ def bench(sizes: Sizes, work: Path) -> Found:
             noise=times.noise("plain", "nmtool"),
         ),
         Line(
-            what=f"{grid} heads (4 rates x 13 decays), {sizes.grid_epochs} epoch{'s' * (sizes.grid_epochs != 1)}",
+            what=f"{grid} heads (4 rates x 13 decays), {sizes.grid_epochs} epoch{'s' * (sizes.grid_epochs != 1)}{half}",
             unit="heads/min",
             plain=times.rate("plain grid", 60 * PLAIN_OF_GRID),
             ours=times.rate("nmtool grid", 60 * grid),
@@ -80,7 +81,8 @@ def _table_floor(sizes: Sizes) -> float:
 def _floor(sizes: Sizes, heads: int, fraction: float, epochs: int) -> float:
     """Seconds of the steps of one stack: two products (logits, weight gradient) and the optimiser's bytes."""
     dim, classes = sizes.head_dim, sizes.head_classes
-    products = product_s(BATCH, dim, classes, heads=heads) + product_s(dim, BATCH, classes, heads=heads)
+    dtype = torch.bfloat16 if sizes.amp == "bf16" else torch.float32
+    products = sum(product_s(*s, classes, heads=heads, dtype=dtype) for s in ((BATCH, dim), (dim, BATCH)))
     steps = math.ceil(fraction * sizes.head_rows / BATCH) * epochs
     return steps * (products + adamw_s(heads * (dim + 1) * classes))
 
@@ -98,7 +100,9 @@ class _Tables:
         store = self.work / "store"
         shutil.rmtree(store, ignore_errors=True)
         common: dict[str, Any] = {"lr": (LR,), "weight_decay": (0.0,), "scale": ("none",), "batch_size": (BATCH,)}
-        config = Config(features=str(self.features), device="cpu", spectra=False, **{**common, **asked})
+        config = Config(
+            features=str(self.features), device="cpu", spectra=False, amp=self.sizes.amp, **{**common, **asked}
+        )
         return run(config, Session(store=store))
 
     def ours_table(self) -> None:

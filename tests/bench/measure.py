@@ -83,6 +83,12 @@ class Found:
     lines: list[Line] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def add(self, line: Line) -> None:
+        """A line, told at once: a run that is cut short has shown what it found."""
+        self.lines.append(line)
+        parts = ((line.plain, "plain"), (line.ours, "nmtool"), (line.limit, "limit"))
+        say(f"    {line.what}: {', '.join(f'{word} {value:.4g}' for value, word in parts if value)} {line.unit}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:

@@ -71,7 +71,7 @@ def _one(dim: int, batch: int, sizes: Sizes, found: Found) -> None:
     where = (f", {seeds} seeds as one stack" if seeds > 1 else "") + (" on a GPU" if device.type == "cuda" else "")
     where += ", bf16" if half else ""
     for method in ("mlp", "nmtune"):
-        found.lines.append(
+        found.add(
             Line(
                 what=f"{method} step, D {dim}, batch {batch}{where}",
                 unit="steps/s",

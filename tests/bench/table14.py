@@ -53,7 +53,7 @@ def bench(sizes: Sizes, work: Path) -> Found:
         say(f"    batch {batch}")
         done = workload(device, batch_size=batch, epochs=sizes.table_epochs, dim=sizes.table_dim, amp=sizes.amp)
         floor = done.operations / rate + done.bytes_ / width
-        found.lines.append(
+        found.add(
             Line(
                 what=f"{done.runs} heads of Table 14, D {sizes.table_dim}, {sizes.table_epochs} epochs, batch {batch}"
                 + (", bf16" if half else ""),

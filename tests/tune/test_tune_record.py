@@ -10,10 +10,15 @@ import pytest
 import torch
 from conftest import Given
 from safetensors.numpy import load_file
+from test_tune_stack import runs_of
 from tune_samples import results, tune, write_features
 
+from nmtool.artifact.stage import Silence
 from nmtool.numerics import spectral
-from nmtool.tune import record
+from nmtool.tune import fit, record
+from nmtool.tune.material import Bench, Material, Overlay, Target
+from nmtool.tune.mlp import MlpHeads
+from nmtool.tune.nmtune import Regularisers
 
 
 def heads_of(ref: Any) -> dict[str, Any]:
@@ -181,12 +186,54 @@ def test_what_no_effort_solves_goes_to_steps_that_look(
     assert all(np.array_equal(mine[name], theirs[name]) for name in theirs)  # as if it had not been tried
 
 
+def test_a_killed_run_goes_on_with_its_effort(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first effort reaches is taken to be nothing; in the third epoch comes the kill."""
+    monkeypatch.setattr(spectral, "EFFORTS", ((0.9, 2, 0.0), spectral.EFFORTS[1]))
+    for module in (record, fit):
+        monkeypatch.setattr(module, "EFFORTS", spectral.EFFORTS)
+    monkeypatch.setattr(record, "pays", lambda device, terms, steps: True)
+    monkeypatch.setattr(fit, "CHECKPOINT_S", -1.0)
+    rng, device = np.random.default_rng(0), torch.device("cpu")
+    X, y = torch.from_numpy(rng.normal(size=(200, 64)).astype(np.float32)), np.arange(200) % 10
+    ids = [str(row) for row in range(200)]
+    target = Target(source="", shown="", split="", role="id", rows=np.arange(200), ids=ids, X=X, y=y)
+    overlay = Overlay(name="", shown="", y=y, ratio=None)
+    material = Material(X=X, ids=ids, clean=y, overlays=(overlay,), classes=("",) * 10, targets=(target,))
+    runs = runs_of(method=("nmtune",), epochs=(4,), batch_size=(50,), width=(1,), seeds=(0, 1))
+    efforts: list[tuple[int, int]] = []
+    real, left = record.Recorder.epoch, [99]
+
+    def told(self: record.Recorder, *args: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        before = self.effort
+        found = real(self, *args)
+        efforts.append((before, self.effort))
+        return found
+
+    monkeypatch.setattr(record.Recorder, "epoch", told)
+
+    def trained(kept: dict[str, bytes]) -> fit.Trained:
+        bench = Bench(device=device, report=Silence(), keep=kept.__setitem__, kept=kept.get)
+        return fit.fit(MlpHeads, runs, material, bench, Regularisers(runs, device))
+
+    whole = trained({})
+    kept: dict[str, bytes] = {}
+    efforts.clear()
+    left[0] = 2
+    with pytest.raises(KeyboardInterrupt):
+        trained(kept)
+    left[0] = 99
+    again = trained(kept)
+    assert efforts == [(0, 1), (1, 1), (1, 1), (1, 1)]
+    assert again.epochs == whole.epochs
+    for name, tensor in whole.heads.parameters.items():
+        assert torch.equal(again.heads.parameters[name], tensor)
+
+
 def test_what_looks_at_values_is_not_recorded() -> None:
     """Five largest values are not told apart by squaring."""
-    from test_tune_stack import runs_of
-
-    from nmtool.tune.nmtune import Regularisers
-
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     few = Regularisers(runs_of(method=("nmtune",), svd_topk=(5,)), cpu)
     one = Regularisers(runs_of(method=("nmtune",), svd_topk=(1,)), cpu)
