@@ -79,6 +79,11 @@ class StackAdamW:
         self.done += 1
         self.stepped = True
 
+    def forget(self) -> None:
+        """Clear gradients without a step."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
     def _update(self, rates: Sequence[float | Tensor]) -> None:
         gradients = []
         for parameter in self._parameters:

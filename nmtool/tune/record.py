@@ -11,6 +11,7 @@ before its first replay has done what the step itself does: where it has not, or
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
@@ -33,6 +34,7 @@ _WARM, _PAYS = 2, 16
 # How far a replay may be from its step, as a share of what the step changes: sums on a GPU come in any order, and AdamW
 # makes a whole step of a gradient that is rounding alone. Measured on a CPU: 1e-7 to 1e-5.
 _APART = 0.02
+_ONE_AT_A_TIME = threading.Lock()  # recordings share the device's generator, though nothing is drawn in them
 _COPIES = 5  # of all that a step changes, before as many are made on the GPU
 
 
@@ -157,6 +159,7 @@ class Recorder:
             why = "" if apart <= _APART else f"a replay is {apart:.1e} from what was recorded"
         except RuntimeError as error:  # some driver, library or operation that takes no part
             graph, why = None, str(error).strip().partition("\n")[0]
+            self._adamw.forget()  # gradients that were not stepped by
         if graph is not None and not why:
             return
         self._put_back(after)
@@ -214,7 +217,7 @@ def _record(device: torch.device, work: Callable[[], None]) -> Graph | None:
     # the default stream can't be recorded; and other threads, with streams of their own, go on meanwhile
     side = here if here != torch.cuda.default_stream(device) else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     side.wait_stream(here)
-    with torch.cuda.stream(side):
+    with _ONE_AT_A_TIME, torch.cuda.stream(side):
         graph.capture_begin(capture_error_mode="thread_local")
         try:
             work()

@@ -19,6 +19,7 @@ from nmtool.tune import fit, record
 from nmtool.tune.material import Bench, Material, Overlay, Target
 from nmtool.tune.mlp import MlpHeads
 from nmtool.tune.nmtune import Regularisers
+from nmtool.tune.optimise import StackAdamW
 
 
 def heads_of(ref: Any) -> dict[str, Any]:
@@ -160,11 +161,20 @@ def test_a_recording_that_does_something_else_is_not_used(
 def test_where_nothing_can_be_recorded_steps_are_single(
     pixels: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor do they add to the gradients that a recording has left which broke off."""
     tried: list[None] = []
+    step = StackAdamW.step_on_device
+
+    def breaks_off(self: StackAdamW) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nlater lines")
 
     def refuse(device: torch.device, work: Any) -> None:
         tried.append(None)
-        raise RuntimeError("operation not permitted when stream is capturing\nlater lines")
+        monkeypatch.setattr(StackAdamW, "step_on_device", breaks_off)
+        try:
+            work()
+        finally:
+            monkeypatch.setattr(StackAdamW, "step_on_device", step)
 
     monkeypatch.setattr(record, "_record", refuse)
     settings: dict[str, Any] = {"method": "nmtune", "epochs": 3, "batch_size": 60}
