@@ -211,6 +211,24 @@ def spectrum_of(Z: Array) -> tuple[float, float] | None:
     return singular_value_entropy(sigma), largest_singular_value_ratio(sigma)
 
 
+def spectrum_on_device(Z: Tensor) -> tuple[float, float] | None:
+    """As ``spectrum_of``, without the way to the host: the smaller Gram matrix and its eigenvalues in float64, there.
+
+    Small ones, and those that ``spectrum_of`` has something to say about, go to the host all the same.
+    """
+    if Z.numel() <= _DIRECT_BELOW or not Z.isfinite().all() or not Z.any():
+        return spectrum_of(Z.cpu().numpy())
+    tall = Z if Z.shape[0] >= Z.shape[1] else Z.T
+    gram = torch.zeros(tall.shape[1], tall.shape[1], dtype=torch.float64, device=Z.device)
+    for start in range(0, len(tall), _GRAM_ROWS):
+        rows = tall[start : start + _GRAM_ROWS].double()
+        gram.addmm_(rows.T, rows)
+    squares = torch.linalg.eigvalsh(gram).flip(0)
+    noise = squares[0] * torch.finfo(torch.float64).eps * len(squares)  # as of ``GramAccumulator``
+    sigma = torch.where(squares > noise, squares, 0.0).sqrt().cpu().numpy()
+    return singular_value_entropy(sigma), largest_singular_value_ratio(sigma)
+
+
 class Spaces(Protocol):
     """K transformed spaces; a stack of heads is one.
 
@@ -263,11 +281,14 @@ def _spectra(
             key = (number, scaling.kind, *(() if shared else (k if heads.transforms else feed.view[k],)))
             if key not in cache:
                 one = heads.one(k)
-                parts = [
-                    one.transform(scaling(target.X[rows])[None], training=False)[0].cpu().numpy()
+                parts = (
+                    one.transform(scaling(target.X[rows])[None], training=False)[0]
                     for rows in blocks(len(target.X), 4 * one.row_width, target.X.device)
-                ]
-                cache[key] = spectrum_of(np.concatenate(parts))
+                )
+                if target.X.device.type == "cuda":
+                    cache[key] = spectrum_on_device(torch.cat(list(parts)))
+                else:
+                    cache[key] = spectrum_of(np.concatenate([part.numpy() for part in parts]))
             row.append(cache[key])
         found.append(row)
     return found

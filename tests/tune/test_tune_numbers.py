@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import Given
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, f1_score, matthews_corrcoef
 from tune_samples import digit_splits, flip, results, table, tune, write_features, write_labels
 
+from nmtool.errors import DataError
 from nmtool.tune import plan
 from nmtool.tune.config import Config
-from nmtool.tune.evaluate import spectrum_of
+from nmtool.tune.evaluate import spectrum_of, spectrum_on_device
 
 
 def test_a_probe_agrees_with_logistic_regression(pixels: Given, store: Path) -> None:
@@ -64,6 +66,37 @@ def test_the_gram_route_gives_the_same_spectrum() -> None:
         assert found is not None
         assert found == pytest.approx((-(p * np.log(p)).sum(), -np.log(p.max())), rel=1e-6)
     assert spectrum_of(np.zeros((5, 3), dtype=np.float32)) is None
+
+
+@pytest.mark.parametrize("shape", [(3000, 700), (700, 3000), (40, 30)])
+@pytest.mark.parametrize("rank", [0, 25])
+def test_the_spectrum_on_a_device_is_that_of_the_host(shape: tuple[int, int], rank: int) -> None:
+    """By LAPACK's SVD in float64, full rank and lacking it, far from the origin as Z is."""
+    rng = np.random.default_rng(5)
+    z = (
+        rng.normal(size=shape) + 3.0
+        if not rank
+        else rng.normal(size=(shape[0], rank)) @ rng.normal(size=(rank, shape[1]))
+    )
+    z = z.astype(np.float32)
+    found = spectrum_on_device(torch.from_numpy(z))
+    assert found is not None
+    sigma = np.linalg.svd(z.astype(np.float64), compute_uv=False)
+    p = sigma / sigma.sum()
+    # what rounding to float32 leaves beyond the rank is more than 1e-8 of the largest here: it is no rounding of ours
+    assert found[0] == pytest.approx(-np.sum(p * np.log(np.maximum(p, 1e-300))), rel=1e-6, abs=2e-6)
+    assert found[1] == pytest.approx(-np.log(p[0]), rel=1e-6, abs=1e-6)
+    host = spectrum_of(z)
+    assert host is not None
+    assert found == pytest.approx(host, rel=1e-9)
+
+
+def test_the_spectrum_on_a_device_of_nothing_and_of_nan() -> None:
+    z = torch.zeros(2000, 600)
+    assert spectrum_on_device(z) is None
+    z[7, 3] = torch.nan
+    with pytest.raises(DataError, match="not finite"):
+        spectrum_on_device(z)
 
 
 def test_gce_holds_under_noise_where_ce_does_not(store: Path) -> None:
