@@ -29,8 +29,10 @@ from torch import Tensor
 
 Road = Literal["auto", "eigen", "products"]
 
-EXACT_BELOW = 256
-"""Up to this many singular values float64 costs little beside the step; beyond, float32 is tried first."""
+EXACT_BELOW = 64
+"""Up to this many singular values float64 is the quicker way; beyond, float32 is tried first: of 256 rows and 768
+dimensions the terms take 8.8 ms so, 14.1 ms in float64, of 64 rows 2.3 and 1.5 (two cores).
+"""
 
 # Whether a precision was enough is judged by what rounding of the Gram matrix may have done: to the loss, and to the
 # directions of the gradient (a share of 2e-3 of their squared length leaves a cosine of 0.999).
