@@ -371,6 +371,7 @@ def produce(
             return dataclasses.replace(hit.ref(), planned=True)
         with contextlib.suppress(OSError):  # for make: a hit is as good as new
             os.utime(hit.path / fmt.MANIFEST)
+        _sweep_lock(out)
         return hit.ref()
     if session.dry_run:
         return ArtifactRef(
@@ -470,6 +471,17 @@ def _locked(out: Path, session: Session) -> Iterator[None]:
             folder.rmdir()  # only where nothing is left in it
 
 
+def _sweep_lock(out: Path) -> None:
+    """Remove the lock that a run has left which was killed after its artifact's rename, and an empty staging folder."""
+    folder = out.parent / STAGING
+    lock = folder / f"{out.name}.lock"
+    with contextlib.suppress(OSError, BusyError):  # held: its holder removes it
+        if lock.exists():
+            with advisory_lock(lock, 0, out.name):
+                lock.unlink()
+        folder.rmdir()  # only where nothing is left in it
+
+
 def _staging_folder(parent: Path) -> Path:
     folder = parent / STAGING
     folder.mkdir(exist_ok=True)
@@ -552,11 +564,11 @@ def _finish_sealed(out: Path, key: str, recipe: Recipe, session: Session) -> Art
     for theirs in sorted(folder.glob("*")):
         if not theirs.name.startswith(_prefix(out, key)) or not is_artifact(theirs):
             continue
-        owner = theirs / "owner.json"
-        # No owner any more: its last step is a rename, which one of the two of us will do.
-        if owner.exists() and not is_dead(Owner.from_bytes(owner.read_bytes())):
-            continue
         try:
+            # No owner any more: its last step is a rename, which one of the two of us will do.
+            with contextlib.suppress(FileNotFoundError):
+                if not is_dead(Owner.from_bytes((theirs / "owner.json").read_bytes())):
+                    continue
             _remove_private(theirs)
             if open_artifact(theirs).manifest.key == key:
                 return _publish(Staging(theirs, {}, 0), out, recipe, session)

@@ -47,6 +47,49 @@ def test_a_hit_is_served_and_nothing_is_built(made: Make, tmp_path: Path) -> Non
     assert (again.path, again.content) == (first.path, first.content)
 
 
+def test_a_hit_sweeps_the_lock_of_a_run_that_was_killed_after_its_rename(made: Make, tmp_path: Path) -> None:
+    ref = made()
+    staging = ref.path.parent / STAGING
+    staging.mkdir()
+    left = staging / f"{ref.path.name}.lock"
+    left.write_bytes(b"{}")
+    with lock.advisory_lock(left, 0, "a run that lives"):
+        assert made().cached
+        assert left.exists()
+    assert made().cached
+    assert [p.name for p in ref.path.parent.iterdir()] == [ref.path.name]
+    staging.mkdir()  # killed still later
+    assert made().cached
+    assert not staging.exists()
+
+
+def test_an_owner_that_goes_while_it_is_read_is_no_owner(
+    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rival without locks removes it between two of our looks; who of us renames the folder is all one."""
+    ref = made()
+    staging = ref.path.parent / STAGING
+    staging.mkdir()
+    theirs = staging / f"{ref.path.name}~{ref.key[7:23]}~0123456789abcdef"
+    ref.path.rename(theirs)
+    (theirs / "owner.json").write_bytes(lock.this_process().to_bytes())
+    read = Path.read_bytes
+
+    def gone(self: Path) -> bytes:
+        if self.name == "owner.json":
+            self.unlink()
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", gone)
+
+    def never(staging: Staging) -> Mapping[str, object]:
+        raise AssertionError("built what is sealed")
+
+    again = produce(Session(store=tmp_path / "store"), recipe(), name="tiny", config={}, build=never)
+    assert (again.path, again.content) == (ref.path, ref.content)
+    assert [p.name for p in ref.path.parent.iterdir()] == [ref.path.name]
+
+
 def test_force_makes_it_again_with_the_same_content(made: Make, tmp_path: Path) -> None:
     first = made()
     inode = first.path.stat().st_ino
