@@ -371,7 +371,7 @@ def quintics(lowest: float, within: float = _WITHIN) -> tuple[tuple[float, float
     """Odd polynomials a s + b s^3 + c s^5 that one after the other take [lowest, 1] to 1 within ``within``.
 
     Each is the one that is nearest to 1 everywhere on the interval that the one before it left, found by Remez'
-    exchange: no other choice of so many quintics gets closer (Amsel et al. 2025, "The Polar Express", Thm. 3.1). Of
+    exchange: no other choice of so many quintics gets closer (Amsel et al. 2025, "The Polar Express"). Of
     lowest = 6e-4 they are 7, where Newton-Schulz of order 5 takes 15.
     """
     low, high = lowest, 1.0

@@ -30,7 +30,7 @@ def multiplied(a: Tensor, b: Tensor) -> Tensor:
 
 @functools.cache
 def _keeps_sums(device: str) -> bool:
-    """Whether a product of bfloat16 gives its float32 sums: on CUDA, by a torch of 2.9 or so."""
+    """Whether a product of bfloat16 gives its float32 sums: on CUDA, by newer versions of torch."""
     one = torch.ones(1, 16, 16, dtype=torch.bfloat16, device=device)
     try:
         return torch.bmm(one, one.mT, out_dtype=torch.float32).dtype == torch.float32

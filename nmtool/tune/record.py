@@ -1,6 +1,6 @@
 """The steps of a stack on a GPU as recorded CUDA graphs: one launch a step, where its kernels would wait for Python.
 
-A step of a small stack is some 50 to 250 kernels of a few microseconds each, and Python takes ten to launch one. So a
+A step of a small stack is many kernels of a few microseconds each, and Python takes ten to launch one (H200). So a
 step is made such that it reads everything from the device (its rows, its learning rate, its number), is recorded once
 for each size of a batch, and replayed. A recorded step can't look at a value: terms that had to (see
 ``spectral.unlooked``) tell their doubts, and an epoch with doubts is done again from where it began, with more effort,
@@ -32,7 +32,7 @@ Step = Callable[[Tensor], tuple[Tensor, Tensor]]
 # Batches of a size that are not recorded, in which libraries choose their kernels; and steps from which on it pays.
 _WARM, _PAYS = 2, 16
 # How far a replay may be from its step, as a share of what the step changes: sums on a GPU come in any order, and AdamW
-# makes a whole step of a gradient that is rounding alone. Measured on a CPU: 1e-7 to 1e-5.
+# makes a whole step of a gradient that is rounding alone. Ours; how far GPUs really are has not been measured.
 _APART = 0.02
 _ONE_AT_A_TIME = threading.Lock()  # recordings share the device's generator, though nothing is drawn in them
 _COPIES = 5  # of all that a step changes, before as many are made on the GPU

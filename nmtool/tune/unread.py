@@ -22,8 +22,8 @@ _READERS: Mapping[str, tuple[str, ...]] = {
     "template": ("zeroshot",),
     "tune_backbone": ("turn",),
     "keep_backbone": (*WHITE_BOX, "turn"),
-    **dict.fromkeys(TURN_LATER, (*WHITE_BOX, "turn")),
-    "amp": (*ON_ROWS, *WHITE_BOX, "turn"),
+    # (that of amp are told by the lists: L-BFGS, for one, is lp and does not)
+    **dict.fromkeys(TURN_LATER.keys() - {"amp"}, (*WHITE_BOX, "turn")),
 }
 _LISTED = frozenset({name for names in AXES.values() for name in names} | {*CLEANSED, *EARLY})
 

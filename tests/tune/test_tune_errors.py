@@ -83,6 +83,8 @@ def test_a_head_that_learns_nothing_is_told(pixels: Given, store: Path) -> None:
             {"method": "knn", "probe_lr": 0.1, "fft_epochs": 2, "amp": "bf16"},
             "--amp, --epochs, --fft-epochs, --probe-lr",
         ),
+        ({"method": "lp", "probe_lr": 0.1, "fft_epochs": 2, "amp": "bf16"}, "--fft-epochs, --probe-lr"),
+        ({"method": "lp", "solver": ("lbfgs",), "amp": "bf16"}, "--amp, --epochs"),
         ({"method": "lp", "loss": "elr", "q": 0.5}, "--q"),
         ({"method": "elr,knn", "k": 3, "elr_beta": 0.8, "width": 2}, "--width"),
     ],
